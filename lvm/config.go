@@ -1,0 +1,52 @@
+package lvm
+
+import (
+	_ "embed"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+//go:embed lvm.conf
+var config string
+
+// withoutUdev is appended where no udevd can answer LVM's cookies. The cookies
+// are System V semaphores: in a private IPC namespace that sees /run/udev, lvm
+// would wait for ever (lvm2 issues 70 and 177).
+const withoutUdev = `
+activation {
+	udev_sync = 0
+	udev_rules = 0
+}
+`
+
+// hostIPC is the inode of the initial IPC namespace, PROC_IPC_INIT_INO in
+// include/linux/proc_ns.h.
+const hostIPC = "ipc:[4026531839]"
+
+// WriteConfig writes lvm.conf into dir (made with mode 0700 if missing), for use
+// as LVM_SYSTEM_DIR. It synchronises with udev only where that can work: in the
+// host's IPC namespace, with a udevd running.
+func WriteConfig(dir string) error {
+	text := config
+	if !UdevUsable() {
+		text += withoutUdev
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("write lvm.conf: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "lvm.conf"), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("write lvm.conf: %w", err)
+	}
+	return nil
+}
+
+// UdevUsable reports whether LVM may wait for udev here.
+func UdevUsable() bool {
+	ns, err := os.Readlink("/proc/self/ns/ipc")
+	if err != nil || ns != hostIPC {
+		return false
+	}
+	_, err = os.Stat("/run/udev/control")
+	return err == nil
+}

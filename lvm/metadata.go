@@ -1,0 +1,270 @@
+package lvm
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// VG is a volume group as its metadata describes it.
+type VG struct {
+	Name       VGName
+	UUID       string // 32 characters with hyphens, as lvm prints it
+	Seqno      int64  // grows with each commit
+	ExtentSize int64  // bytes
+	Tags       []Tag
+	PVs        []PV
+	LVs        []LV // every LV, hidden ones included
+
+	MetadataSize int64 // bytes of the metadata area that this was read from
+	MetadataFree int64 // bytes that the text may still grow there
+}
+
+// PV is a physical volume of a VG.
+type PV struct {
+	UUID        string
+	Device      string // a hint, written by whichever host changed the VG last
+	Size        int64  // bytes of the extents
+	Free        int64  // bytes of extents that no LV has; 0 where none may be allocated
+	Missing     bool
+	Allocatable bool
+	Tags        []Tag
+}
+
+// LV is a logical volume of a VG.
+type LV struct {
+	Name     LVName
+	UUID     string
+	Type     string // of its first segment: thin, thin-pool, striped (linear too), raid1, raid10 …
+	Tags     []Tag
+	Size     int64     // bytes
+	Created  time.Time // zero where LVM did not record it
+	Visible  bool
+	ReadOnly bool
+
+	Thin *Thin     // Type thin
+	Pool *ThinPool // Type thin-pool
+}
+
+// Thin is what a thin volume's metadata says of it.
+type Thin struct {
+	Pool          LVName
+	Origin        LVName // zero where it is no snapshot or its origin is gone
+	DeviceID      int64  // of the kernel, within the pool
+	TransactionID int64  // of the pool when it was made
+}
+
+// ThinPool is what a thin pool's metadata says of it.
+type ThinPool struct {
+	Data, Metadata LVName // hidden LVs
+	ChunkSize      int64  // bytes
+	TransactionID  int64
+	Zero           bool // new chunks read as zeros
+}
+
+// LV finds a logical volume by name.
+func (vg *VG) LV(name LVName) (*LV, bool) {
+	for i := range vg.LVs {
+		if vg.LVs[i].Name == name {
+			return &vg.LVs[i], true
+		}
+	}
+	return nil, false
+}
+
+// parseMetadata reads the text that LVM writes to a physical volume
+// (lib/format_text/export.c).
+func parseMetadata(raw RawMetadata) (*VG, error) {
+	root, err := parseText(string(raw.Text))
+	if err != nil {
+		return nil, err
+	}
+	for key := range root {
+		s := root.sub(key)
+		if s == nil || s.str("id") == "" {
+			continue
+		}
+		vg, err := parseVG(key, s)
+		if err != nil {
+			return nil, err
+		}
+		vg.MetadataSize = raw.AreaSize
+		// Two copies must fit: half of the area less the header is usable
+		// (vg_mda_free, lib/metadata/metadata.c).
+		vg.MetadataFree = max(0, (raw.AreaSize-mdaHeaderSize)/2-int64(raw.Generation.Size))
+		return vg, nil
+	}
+	return nil, fmt.Errorf("metadata text: %w: it holds no volume group", ErrInvalid)
+}
+
+func parseVG(name string, s section) (*VG, error) {
+	vgName, err := ParseVGName(name)
+	if err != nil {
+		return nil, err
+	}
+	vg := &VG{
+		Name:       vgName,
+		UUID:       s.str("id"),
+		Seqno:      s.num("seqno"),
+		ExtentSize: s.num("extent_size") * sectorSize,
+	}
+	if vg.ExtentSize <= 0 {
+		return nil, fmt.Errorf("volume group %s: %w: no extent size", name, ErrInvalid)
+	}
+	if vg.Tags, err = parseTags(s); err != nil {
+		return nil, fmt.Errorf("volume group %s: %w", name, err)
+	}
+	free := freeExtents(s)
+	for key := range s.sub("physical_volumes") {
+		pv := s.sub("physical_volumes").sub(key)
+		tags, err := parseTags(pv)
+		if err != nil {
+			return nil, fmt.Errorf("volume group %s, %s: %w", name, key, err)
+		}
+		vg.PVs = append(vg.PVs, PV{
+			UUID:        pv.str("id"),
+			Device:      pv.str("device"),
+			Size:        pv.num("pe_count") * vg.ExtentSize,
+			Free:        max(0, free[key]) * vg.ExtentSize,
+			Missing:     contains(pv.strs("flags"), "MISSING"),
+			Allocatable: contains(pv.strs("status"), "ALLOCATABLE"),
+			Tags:        tags,
+		})
+	}
+	for key := range s.sub("logical_volumes") {
+		lv, err := parseLV(key, s.sub("logical_volumes").sub(key), vg.ExtentSize)
+		if err != nil {
+			return nil, fmt.Errorf("volume group %s: %w", name, err)
+		}
+		vg.LVs = append(vg.LVs, lv)
+	}
+	slices.SortFunc(vg.PVs, func(a, b PV) int { return strings.Compare(a.UUID, b.UUID) })
+	slices.SortFunc(vg.LVs, func(a, b LV) int { return strings.Compare(a.Name.s, b.Name.s) })
+	return vg, nil
+}
+
+// freeExtents counts what is left on each PV that is present. The text does not
+// say it. Only striped segments (linear ones are striped over one)
+// lie on PVs; every other type lies on hidden LVs that have such segments.
+func freeExtents(s section) map[string]int64 {
+	free := map[string]int64{}
+	for key := range s.sub("physical_volumes") {
+		pv := s.sub("physical_volumes").sub(key)
+		if contains(pv.strs("status"), "ALLOCATABLE") && !contains(pv.strs("flags"), "MISSING") {
+			free[key] = pv.num("pe_count")
+		}
+	}
+	for name := range s.sub("logical_volumes") {
+		lv := s.sub("logical_volumes").sub(name)
+		for n := int64(1); n <= lv.num("segment_count"); n++ {
+			seg := lv.sub(fmt.Sprintf("segment%d", n))
+			if seg == nil {
+				break // parseLV reports it; the count may be any number
+			}
+			stripes := seg.strs("stripes")
+			for _, pv := range stripes {
+				if _, present := free[pv]; present && seg.str("type") == "striped" {
+					free[pv] -= seg.num("extent_count") / int64(len(stripes))
+				}
+			}
+		}
+	}
+	return free
+}
+
+// Free is the sum of what is free on the group's physical volumes, in bytes.
+func (vg *VG) Free() int64 {
+	var sum int64
+	for _, pv := range vg.PVs {
+		sum += pv.Free
+	}
+	return sum
+}
+
+func parseLV(name string, s section, extent int64) (LV, error) {
+	// A hidden LV has a reserved name, so only the characters are checked.
+	if err := checkName(name); err != nil {
+		return LV{}, fmt.Errorf("logical volume %s: %w", quote(name), err)
+	}
+	tags, err := parseTags(s)
+	if err != nil {
+		return LV{}, fmt.Errorf("logical volume %s: %w", name, err)
+	}
+	status := s.strs("status")
+	lv := LV{
+		Name:     LVName{name},
+		UUID:     s.str("id"),
+		Tags:     tags,
+		Visible:  contains(status, "VISIBLE"),
+		ReadOnly: !contains(status, "WRITE"),
+	}
+	if t := s.num("creation_time"); t > 0 {
+		lv.Created = time.Unix(t, 0).UTC()
+	}
+	for n := int64(1); n <= s.num("segment_count"); n++ {
+		seg := s.sub(fmt.Sprintf("segment%d", n))
+		if seg == nil {
+			return LV{}, fmt.Errorf("logical volume %s: %w: segment %d is missing", name, ErrInvalid, n)
+		}
+		lv.Size += seg.num("extent_count") * extent
+		if n == 1 {
+			if err := parseSegment(&lv, seg); err != nil {
+				return LV{}, fmt.Errorf("logical volume %s: %w", name, err)
+			}
+		}
+	}
+	return lv, nil
+}
+
+func parseSegment(lv *LV, seg section) error {
+	lv.Type = seg.str("type")
+	switch lv.Type {
+	case "thin":
+		lv.Thin = &Thin{DeviceID: seg.num("device_id"), TransactionID: seg.num("transaction_id")}
+		if err := checkName(seg.str("thin_pool")); err != nil {
+			return fmt.Errorf("thin pool: %w", err)
+		}
+		lv.Thin.Pool = LVName{seg.str("thin_pool")}
+		if o := seg.str("origin"); o != "" {
+			if err := checkName(o); err != nil {
+				return fmt.Errorf("origin: %w", err)
+			}
+			lv.Thin.Origin = LVName{o}
+		}
+	case "thin-pool":
+		lv.Pool = &ThinPool{
+			ChunkSize:     seg.num("chunk_size") * sectorSize,
+			TransactionID: seg.num("transaction_id"),
+			Zero:          seg.num("zero_new_blocks") == 1,
+		}
+		for key, to := range map[string]*LVName{"pool": &lv.Pool.Data, "metadata": &lv.Pool.Metadata} {
+			if err := checkName(seg.str(key)); err != nil {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+			*to = LVName{seg.str(key)}
+		}
+	}
+	return nil
+}
+
+func parseTags(s section) ([]Tag, error) {
+	var out []Tag
+	for _, t := range s.strs("tags") {
+		tag, err := ParseTag(t)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, tag)
+	}
+	return out, nil
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if strings.EqualFold(v, s) {
+			return true
+		}
+	}
+	return false
+}
