@@ -1,0 +1,184 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lamina-csi/lamina/lvm"
+	"github.com/lamina-csi/lamina/lvm/lvmtest"
+	"github.com/lamina-csi/lamina/node/disk"
+	"github.com/lamina-csi/lamina/node/pool"
+)
+
+const gib = 1 << 30
+
+// fakeDisks lists NVMe disks; vetting refuses those with a reason.
+type fakeDisks struct {
+	disks   []disk.Disk
+	refuses map[string]string
+}
+
+func (f *fakeDisks) List(context.Context) ([]disk.Disk, error) { return f.disks, nil }
+
+func (f *fakeDisks) Vet(_ context.Context, d disk.Disk) error {
+	if why := f.refuses[d.Path]; why != "" {
+		return errors.New(why)
+	}
+	return nil
+}
+
+func newTestAgent(t *testing.T, pools string, paths ...string) (*Agent, *fakeDisks, *lvmtest.Host) {
+	t.Helper()
+	h, f := lvmtest.New(), &fakeDisks{refuses: map[string]string{}}
+	for _, p := range paths {
+		h.AddDisk(p, 10*gib)
+		f.disks = append(f.disks, disk.Disk{Path: p, Transport: "nvme", Size: 10 * gib})
+	}
+	a := NewAgent(pool.NewManager(lvm.New(h, h, lvm.Options{}), nil), f, h, slog.New(slog.DiscardHandler))
+	want(t, a, pools)
+	return a, f, h
+}
+
+func want(t *testing.T, a *Agent, pools string) {
+	t.Helper()
+	wanted, err := ParsePools([]byte(pools))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Want(wanted)
+}
+
+// told is what a status says, in short.
+type told struct {
+	Pool    string
+	Wanted  bool
+	Disks   []string
+	Refused []string
+	Err     bool
+}
+
+func statuses(a *Agent) []told {
+	var out []told
+	for _, s := range a.Statuses() {
+		x := told{Pool: s.Name, Wanted: s.Wanted, Disks: s.Disks, Err: s.Err != ""}
+		for _, r := range s.Refused {
+			x.Refused = append(x.Refused, r.Disk)
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+func check(t *testing.T, a *Agent, want ...told) {
+	t.Helper()
+	a.Reconcile(t.Context())
+	if diff := cmp.Diff(want, statuses(a)); diff != "" {
+		t.Errorf("statuses (-want +got):\n%s", diff)
+	}
+}
+
+func TestReconcile(t *testing.T) {
+	a, f, h := newTestAgent(t, "pools: {fast: nvme}", "/dev/nvme0n1", "/dev/nvme1n1")
+	f.refuses["/dev/nvme1n1"] = "holds a filesystem"
+	if a.Ready() {
+		t.Error("it is ready before it has looked")
+	}
+	check(t, a, told{"fast", true, []string{"/dev/nvme0n1"}, []string{"/dev/nvme1n1"}, false})
+	if !a.Ready() {
+		t.Error("it is not ready")
+	}
+	f.refuses = map[string]string{"/dev/nvme0n1": "holds LVM2_member"}
+	check(t, a, told{"fast", true, []string{"/dev/nvme0n1", "/dev/nvme1n1"}, nil, false})
+
+	before := len(h.Commands())
+	check(t, a, told{"fast", true, []string{"/dev/nvme0n1", "/dev/nvme1n1"}, nil, false})
+	for _, c := range h.Commands()[before:] {
+		if c.Name != "fullreport" {
+			t.Errorf("nothing is to do, and %s ran", c.Name)
+		}
+	}
+	want(t, a, "pools: {}")
+	check(t, a, told{"fast", false, []string{"/dev/nvme0n1", "/dev/nvme1n1"}, nil, false})
+}
+
+func TestConflictingClaimsTakeNothing(t *testing.T) {
+	a, _, h := newTestAgent(t, "pools: {fast: nvme, other: nvme}", "/dev/nvme0n1")
+	check(t, a,
+		told{"fast", true, nil, []string{"/dev/nvme0n1"}, true},
+		told{"other", true, nil, []string{"/dev/nvme0n1"}, true})
+	for _, c := range h.Commands() {
+		if c.Name != "fullreport" {
+			t.Errorf("%s ran", c.Name)
+		}
+	}
+}
+
+func TestCount(t *testing.T) {
+	const pools = "{profiles: {two: {disks: {count: 2}}}, pools: {fast: two}}"
+	a, f, h := newTestAgent(t, pools, "/dev/nvme0n1", "/dev/nvme1n1", "/dev/nvme2n1")
+	check(t, a, told{"fast", true, []string{"/dev/nvme0n1", "/dev/nvme1n1"}, []string{"/dev/nvme2n1"}, false})
+	// Disks that are missing are the pool's still.
+	h.MissDisk("/dev/nvme1n1")
+	f.disks = f.disks[2:]
+	check(t, a, told{"fast", true, []string{"/dev/nvme0n1"}, []string{"/dev/nvme2n1"}, false})
+}
+
+// Missing disks have no path; each counts all the same.
+func TestMissingDisksCount(t *testing.T) {
+	tag, err := lvm.ParseTag("lamina.pool=fast")
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing := lvm.PVReport{Device: "[unknown]", Missing: true}
+	seen := lvm.Report{VGs: []lvm.VGReport{{Tags: []lvm.Tag{tag}, PVs: []lvm.PVReport{{Device: "/dev/nvme0n1"}, missing, missing}}}}
+	if got := newClaims(nil, nil, seen).taken["fast"]; got != 3 {
+		t.Errorf("the pool has %d disks, want 3", got)
+	}
+}
+
+// eventless is a kernel that has no events to wait for.
+type eventless struct {
+	*lvmtest.Host
+	asked int
+}
+
+func (e *eventless) WaitEvent(context.Context) error { e.asked++; return errors.New("no such device") }
+
+// Without events the pools are looked at from time to time, not all the time.
+func TestWatchPoolsWithoutEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _, h := newTestAgent(t, "pools: {}")
+		kernel := &eventless{Host: h}
+		a.dm = kernel
+		ctx, cancel := context.WithTimeout(t.Context(), 10*pollPools+time.Second)
+		defer cancel()
+		a.watchPools(ctx)
+		if kernel.asked != 11 {
+			t.Errorf("it asked %d times, want 11", kernel.asked)
+		}
+	})
+}
+
+func TestDiskEvent(t *testing.T) {
+	for _, c := range []struct {
+		msg  string
+		want bool
+	}{
+		{"add@/x|DEVPATH=/devices/pci0/nvme/nvme0/nvme0n1|SUBSYSTEM=block|DEVTYPE=disk", true},
+		{"add@/x|DEVPATH=/devices/virtual/block/dm-0|SUBSYSTEM=block|DEVTYPE=disk", false},
+		{"add@/x|DEVPATH=/devices/pci0/x|SUBSYSTEM=block|DEVTYPE=partition", false},
+		{"add@/x|SUBSYSTEM=net", false},
+		{"", false},
+	} {
+		if got := diskEvent([]byte(strings.ReplaceAll(c.msg, "|", "\x00"))); got != c.want {
+			t.Errorf("%q: %t", c.msg, got)
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package pool
+
+import (
+	"testing"
+)
+
+// Wherever the agent, or lvm, is cut in an operation, the same call made again
+// succeeds, nothing is there twice, and the pool goes on.
+func TestCrashAndRetry(t *testing.T) {
+	type state struct {
+		*node
+		vol  Volume
+		snap Snapshot
+	}
+	prepare := func(t *testing.T, s Spec) *state {
+		n := newNode(t, s, "/dev/nvme0n1")
+		st := &state{node: n, vol: n.create(t, CreateVolume{Name: "vol", Required: 64 * mib})}
+		write(t, n.device(t, st.vol.ID), "data")
+		if s.Mode == Thin {
+			st.snap = n.snapshot(t, "snap", st.vol.ID)
+		}
+		return st
+	}
+	create := func(s *state, req CreateVolume) error {
+		req.Pool, req.FS = "fast", FSNew
+		_, err := s.CreateVolume(t.Context(), req)
+		return err
+	}
+	ops := []struct {
+		name    string
+		mode    Mode
+		volumes int // afterwards
+		run     func(s *state) error
+	}{
+		{"create", Thin, 2, func(s *state) error { return create(s, CreateVolume{Name: "new", Required: gib}) }},
+		{"create thick", Thick, 2, func(s *state) error { return create(s, CreateVolume{Name: "new", Required: 64 * mib}) }},
+		{"clone", Thin, 2, func(s *state) error { return create(s, CreateVolume{Name: "new", Source: &Source{ID: s.vol.ID}}) }},
+		{"restore larger", Thin, 2, func(s *state) error {
+			return create(s, CreateVolume{Name: "new", Required: gib, Source: &Source{ID: s.snap.ID, Snapshot: true}})
+		}},
+		{"snapshot", Thin, 1, func(s *state) error { _, err := s.CreateSnapshot(t.Context(), "other", s.vol.ID); return err }},
+		{"group", Thin, 1, func(s *state) error { _, err := s.CreateGroup(t.Context(), "group", []ID{s.vol.ID}); return err }},
+		{"expand", Thin, 1, func(s *state) error { _, err := s.ExpandVolume(t.Context(), s.vol.ID, gib, 0); return err }},
+		{"expand thick", Thick, 1, func(s *state) error { _, err := s.ExpandVolume(t.Context(), s.vol.ID, 128*mib, 0); return err }},
+		{"limit", Thin, 1, func(s *state) error { return s.SetLimits(t.Context(), s.vol.ID, Limits{ReadIOPS: 1}) }},
+		{"delete", Thin, 0, func(s *state) error { return s.DeleteVolume(t.Context(), s.vol.ID) }},
+		{"delete thick", Thick, 0, func(s *state) error { return s.DeleteVolume(t.Context(), s.vol.ID) }},
+		{"delete snapshot", Thin, 1, func(s *state) error { return s.DeleteSnapshot(t.Context(), s.snap.ID) }},
+	}
+	for _, op := range ops {
+		t.Run(op.name, func(t *testing.T) {
+			spec := spec(func(s *Spec) { s.Mode = op.mode })
+			s := prepare(t, spec)
+			before := s.host.Steps()
+			if err := op.run(s); err != nil {
+				t.Fatal(err)
+			}
+			steps := s.host.Steps() - before
+			if steps < 2 {
+				t.Fatalf("%d steps", steps)
+			}
+			for step := 1; step <= steps; step++ {
+				s := prepare(t, spec)
+				s.host.CrashAt(step)
+				_ = op.run(s) // it may have been done when it was cut
+				s.host.Restart()
+				s.start(t)
+				if err := s.ensure(spec); err != nil {
+					t.Fatalf("cut at step %d: pool: %v", step, err)
+				}
+				if err := op.run(s); err != nil {
+					t.Fatalf("cut at step %d: again: %v", step, err)
+				}
+				list, err := s.ListVolumes()
+				if err != nil || len(list) != op.volumes {
+					t.Errorf("cut at step %d: %d volumes, want %d (%v)", step, len(list), op.volumes, err)
+				}
+				if err := create(s, CreateVolume{Name: "next", Required: 64 * mib}); err != nil {
+					t.Errorf("cut at step %d: the next volume: %v", step, err)
+				}
+				if op.volumes > 0 {
+					if got := read(t, s.device(t, s.vol.ID), 4); got != "data" {
+						t.Errorf("cut at step %d: the volume holds %q", step, got)
+					}
+				}
+			}
+		})
+	}
+}

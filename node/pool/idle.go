@@ -1,0 +1,70 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/lamina-csi/lamina/lvm"
+)
+
+// Released says that nobody on this node uses a volume any more: [Manager.CloseIdle]
+// may deactivate it. A volume that is opened again is not closed.
+func (m *Manager) Released(id ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.idle[id] = time.Now()
+}
+
+// CloseIdle deactivates the volumes that were released at least that long ago, by
+// one process each. It waits, because a pod that is replaced is back in seconds, and
+// because the blocks of an inactive volume are not discarded when it is deleted.
+func (m *Manager) CloseIdle(ctx context.Context, after time.Duration) error {
+	var due []ID
+	m.mu.Lock()
+	for id, since := range m.idle {
+		if time.Since(since) >= after {
+			due = append(due, id)
+		}
+	}
+	m.mu.Unlock()
+	var errs []error
+	for _, id := range due {
+		errs = append(errs, m.closeIdle(ctx, id))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) closeIdle(ctx context.Context, id ID) error {
+	unlock, err := m.keys.lock(ctx, id.LV.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m.mu.Lock()
+	_, idle := m.idle[id]
+	delete(m.idle, id)
+	m.mu.Unlock()
+	if !idle {
+		return nil // it was opened meanwhile
+	}
+	f, err := m.find(id, kindVolume)
+	if err != nil {
+		return nil // deleted; or its pool is away, and with it the device
+	}
+	if _, err := m.device(f); err != nil {
+		return nil // inactive
+	}
+	err = m.lvm.LVDeactivate(ctx, f.group(), f.lv.Name)
+	if errors.Is(err, lvm.ErrInUse) {
+		return nil // by an admin, say; it is not ours to close
+	}
+	return wrap(err, "deactivate %s", id)
+}
+
+// opened takes back what [Manager.Released] said. The caller holds the volume's key.
+func (m *Manager) opened(id ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.idle, id)
+}

@@ -1,0 +1,101 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/lamina-csi/lamina/lvm"
+)
+
+// mend repairs what a killed command or a killed agent has left in an active
+// pool, before anything else changes it: a half-made snapshot, and writers of
+// volumes that are suspended or frozen and would hang until somebody lets them go.
+func (m *Manager) mend(p *Pool) error {
+	vg, err := m.readVG(p)
+	if err != nil {
+		return err
+	}
+	names := []string{}
+	if p.spec.Mode == Thin {
+		names = append(names, lvm.DMName(vg.Name, thinPoolLV, "tpool"))
+	}
+	for _, lv := range vg.LVs {
+		if readTags(lv.Tags)[keyKind] != "" {
+			names = append(names, lvm.DMName(vg.Name, lv.Name, ""))
+		}
+	}
+	errs := []error{wrap(m.mendTransaction(vg), "pool %s", p.spec.Name)}
+	for _, name := range names {
+		info, err := m.dm.Info(name)
+		if err != nil {
+			continue // inactive
+		}
+		if info.Suspended {
+			errs = append(errs, wrap(m.dm.Resume(name), "pool %s: resume %s, which a killed command left suspended", p.spec.Name, name))
+		}
+		if m.holder != nil {
+			errs = append(errs, m.holder.Release(info.Path()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// mendTransaction goes on with a snapshot that a killed lvm, or a power cut, left
+// between the kernel's create_snap and set_transaction_id. LVM would send
+// create_snap again, get EEXIST, and refuse every later change of the pool, also
+// after a reboot: libdm expects that answer for create_thin only
+// (libdm/libdm-deptree.c, _thin_pool_node_message). The kernel is one transaction
+// behind, and the one volume of that transaction is a snapshot: what LVM recorded
+// is sent, as LVM would have. Any other gap is LVM's own to close, or a person's.
+func (m *Manager) mendTransaction(vg *lvm.VG) error {
+	pool, ok := vg.LV(thinPoolLV)
+	if !ok || pool.Pool == nil {
+		return nil
+	}
+	st, err := m.lvm.PoolStatus(vg.Name, thinPoolLV)
+	if errors.Is(err, lvm.ErrNotFound) {
+		return nil // inactive
+	}
+	if err != nil || st.TransactionID+1 != pool.Pool.TransactionID {
+		return err
+	}
+	snap, origin := pendingSnapshot(vg, st.TransactionID)
+	if snap == nil || origin == nil {
+		return nil
+	}
+	// The origin must not change while it is snapshotted (thin-provisioning.rst,
+	// "Snapshots"). An inactive one cannot.
+	if dm := lvm.DMName(vg.Name, origin.Name, ""); m.active(found{vg: vg, lv: origin}) {
+		if err := m.dm.Suspend(dm); err != nil {
+			return err
+		}
+		defer m.dm.Resume(dm) //nolint:errcheck // mend resumes what is still suspended, and tells
+	}
+	tpool := lvm.DMName(vg.Name, thinPoolLV, "tpool")
+	err = m.dm.Message(tpool, fmt.Sprintf("create_snap %d %d", snap.Thin.DeviceID, origin.Thin.DeviceID))
+	if err != nil && !errors.Is(err, syscall.EEXIST) {
+		return fmt.Errorf("finish snapshot %s: %w", snap.Name, err)
+	}
+	return m.dm.Message(tpool, fmt.Sprintf("set_transaction_id %d %d", st.TransactionID, st.TransactionID+1))
+}
+
+// pendingSnapshot finds the one thin volume that LVM made in a transaction, if it
+// is a snapshot.
+func pendingSnapshot(vg *lvm.VG, transaction int64) (snap, origin *lvm.LV) {
+	for i := range vg.LVs {
+		lv := &vg.LVs[i]
+		if lv.Thin == nil || lv.Thin.Pool != thinPoolLV || lv.Thin.TransactionID != transaction {
+			continue
+		}
+		if snap != nil {
+			return nil, nil
+		}
+		snap = lv
+	}
+	if snap == nil || snap.Thin.Origin.IsZero() {
+		return nil, nil
+	}
+	origin, _ = vg.LV(snap.Thin.Origin)
+	return snap, origin
+}
