@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-csi/lamina/driver"
+	"github.com/lamina-csi/lamina/driver/link"
+	"github.com/lamina-csi/lamina/lvm"
+	"github.com/lamina-csi/lamina/node"
+	"github.com/lamina-csi/lamina/node/disk"
+	"github.com/lamina-csi/lamina/node/mount"
+	"github.com/lamina-csi/lamina/node/pool"
+)
+
+// run wires the agent and blocks until ctx ends.
+func run(ctx context.Context, c config) error {
+	log := newLog(c.Debug)
+	unlock, err := lockNode(c.RunDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	kernel := &lvm.LinuxKernel{}
+	client, commands, err := newClient(c, kernel, log)
+	if err != nil {
+		return err
+	}
+	mounter := mount.New(mountConfig(c))
+	pools := pool.NewManager(client, mounter)
+	agent := node.NewAgent(pools, &disk.System{Prober: prober{mounter}}, kernel, log)
+	if c.Pools != "" {
+		wanted, err := node.ReadPools(c.Pools)
+		if err != nil {
+			return err
+		}
+		agent.Want(wanted)
+	}
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(commands)
+	drv := driver.New(driver.Config{
+		Version:         version,
+		NodeID:          c.NodeName,
+		MaxVolumes:      int64(c.MaxVolumes),
+		Endpoint:        c.Endpoint,
+		RegistrationDir: c.RegistrationDir,
+		Pools:           pools,
+		Mounter:         mounter,
+		Agent:           &poolAgent{Agent: agent, pools: pools, fromFile: c.Pools != ""},
+		Ready:           func() error { return ready(agent) },
+		Running:         func() []driver.RunningCommand { return running(client) },
+		Log:             log,
+		Registry:        registry,
+	})
+	log.Info("lamina-node starts", "version", version, "node", c.NodeName, "endpoint", c.Endpoint, "pools", c.Pools, "controller", c.Controller.Address)
+
+	// The errgroup's context ends all parts when one of them ends.
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return agent.Run(ctx) })
+	g.Go(func() error { return drv.Run(ctx) })
+	if c.Controller.Address != "" {
+		g.Go(func() error { return drv.Serve(ctx, link.Listen(ctx, c.Controller.dial(log))) })
+	}
+	if c.HTTP != "" {
+		g.Go(func() error { return serveHTTP(ctx, c.HTTP, drv.HTTPHandler()) })
+	}
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	if err := closeIdle(pools); err != nil {
+		log.Warn("volumes that nobody uses stay active", "error", err)
+	}
+	log.Info("lamina-node has stopped")
+	return nil
+}
+
+// closeTime bounds what is done after the last call has ended.
+const closeTime = 20 * time.Second
+
+// closeIdle leaves only volumes that pods use, so that the disks of a node that shuts
+// down can be closed.
+func closeIdle(pools *pool.Manager) error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	return pools.CloseIdle(ctx, 0)
+}
+
+func newLog(debug bool) *slog.Logger {
+	level := slog.LevelInfo
+	if debug {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// lockNode keeps a second agent off this node: two would run lvm on the same
+// groups and stage the same volumes.
+func lockNode(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("lock this node: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock this node: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock this node: another lamina-node holds %s: %w", f.Name(), err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// newClient makes the lvm client and its metrics.
+func newClient(c config, kernel lvm.Kernel, log *slog.Logger) (*lvm.Client, *driver.CommandMetrics, error) {
+	systemDir := filepath.Join(c.RunDir, "lvm")
+	if err := lvm.WriteConfig(systemDir); err != nil {
+		return nil, nil, err
+	}
+	commands := driver.NewCommandMetrics()
+	client := lvm.New(lvm.Exec{Program: c.LVM, SystemDir: systemDir}, kernel, lvm.Options{
+		Observe: func(cmd lvm.Command, took time.Duration, res lvm.Result) {
+			commands.Observe(cmd.Name, took, res.Exit)
+			log.Debug("lvm", "command", cmd.Name, "args", cmd.Args, "took", took, "exit", res.Exit)
+		},
+	})
+	return client, commands, nil
+}
+
+// mountConfig keeps cryptsetup from waiting for a udevd that cannot answer.
+func mountConfig(c config) mount.Config {
+	runner := mount.Exec{}
+	if !lvm.UdevUsable() {
+		runner.Env = []string{"DM_DISABLE_UDEV=1"}
+	}
+	return mount.Config{KubeletDir: c.KubeletDir, Runner: runner}
+}
+
+// ready says why the agent cannot serve yet.
+func ready(agent *node.Agent) error {
+	if !agent.Ready() {
+		return errors.New("the disks of this node are being looked at")
+	}
+	return nil
+}
+
+func running(client *lvm.Client) []driver.RunningCommand {
+	var out []driver.RunningCommand
+	for _, r := range client.Running() {
+		out = append(out, driver.RunningCommand{VG: r.VG.String(), Command: r.Command, Since: r.Since})
+	}
+	return out
+}
+
+// prober lets the vetting of disks ask blkid.
+type prober struct{ mounter *mount.Mounter }
+
+func (p prober) Probe(ctx context.Context, device string) (disk.Signature, error) {
+	sig, err := p.mounter.Probe(ctx, device)
+	return disk.Signature(sig), err
+}
+
+// serveHTTP serves until ctx ends, on a TCP address or on unix:///path.
+func serveHTTP(ctx context.Context, address string, h http.Handler) error {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		network, address = "unix", path
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("serve metrics: %w", err)
+		}
+	}
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
