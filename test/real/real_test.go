@@ -1,0 +1,158 @@
+//go:build vm
+
+// Package real runs the project's tests on a real kernel: device-mapper, lvm and
+// file systems in a virtual machine with emulated NVMe disks.
+package real
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lamina-csi/lamina/test/vm"
+)
+
+// disks are scratch disks whose serials begin with the prefix.
+func disks(prefix string, n int, size int64) []vm.Disk {
+	var out []vm.Disk
+	for i := range n {
+		out = append(out, vm.Disk{Serial: fmt.Sprint(prefix, i+1), Size: size, Unsafe: true})
+	}
+	return out
+}
+
+const gib = 1 << 30
+
+// build compiles a program of ours for the guest.
+func build(t *testing.T, pkg string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), filepath.Base(pkg))
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "vm,grpcnotrace", "-ldflags", "-s -w", "-o", out, "github.com/lamina-csi/lamina/"+pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build %s: %v\n%s", pkg, err, text)
+	}
+	return out
+}
+
+// goTest runs a package's real-kernel tests in the guest.
+func goTest(t *testing.T, pkg string, cfg vm.Config, args ...string) {
+	t.Helper()
+	cfg.Stdout, cfg.Stderr = os.Stdout, os.Stderr
+	code, err := vm.RunGoTest(t.Context(), pkg, "vm", cfg, args...)
+	if err != nil || code != 0 {
+		t.Errorf("%s: exit %d, %v", pkg, code, err)
+	}
+}
+
+func TestConformance(t *testing.T) {
+	goTest(t, "./lvm", vm.Config{Disks: disks("LVM", 4, 2*gib), Modules: []string{"dm_raid"}, Timeout: 15 * time.Minute},
+		"-test.run=TestConformanceOnLVM", "-test.v")
+}
+
+func TestVetting(t *testing.T) {
+	goTest(t, "./node/disk", vm.Config{Disks: disks("VET", 3, gib), Timeout: 15 * time.Minute}, "-test.run=TestVM", "-test.v")
+}
+
+func TestMounts(t *testing.T) {
+	goTest(t, "./node/mount", vm.Config{Disks: disks("MNT", 2, 2*gib), Timeout: 15 * time.Minute}, "-test.run=TestVM", "-test.v")
+}
+
+// sanity runs csi-sanity in the guest against lamina-node there.
+func sanity(t *testing.T, test string) {
+	goTest(t, "./test/sanity", vm.Config{
+		Disks:   disks("SAN", 1, 8*gib),
+		Files:   map[string]string{"/usr/local/bin/lamina-node": build(t, "cmd/lamina-node")},
+		Env:     []string{"LAMINA_NODE=/usr/local/bin/lamina-node"},
+		Timeout: 25 * time.Minute,
+	}, "-test.run=^"+test+"$", "-test.v")
+}
+
+func TestSanityThin(t *testing.T)  { sanity(t, "TestVMSanityThin") }
+func TestSanityThick(t *testing.T) { sanity(t, "TestVMSanityThick") }
+
+// boot starts a scenario of the guest program.
+func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer) *vm.Machine {
+	t.Helper()
+	m, err := vm.Start(t.Context(), vm.Config{
+		Program: build(t, "test/real/guest"),
+		Args:    []string{scenario},
+		Files:   map[string]string{"/usr/local/bin/lamina-node": build(t, "cmd/lamina-node")},
+		Disks:   disks,
+		Timeout: 10 * time.Minute,
+		Stdout:  stdout,
+		Stderr:  os.Stderr,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func pass(t *testing.T, m *vm.Machine) {
+	t.Helper()
+	if code, err := m.Wait(); err != nil || code != 0 {
+		t.Fatalf("exit %d, %v", code, err)
+	}
+}
+
+// kept are disks that outlive a boot and write through to the host's file, as
+// a power cut needs.
+func kept(t *testing.T) []vm.Disk {
+	dir := t.TempDir()
+	return []vm.Disk{
+		{Serial: "A", Size: 4 * gib, Path: filepath.Join(dir, "a.raw")},
+		{Serial: "B", Size: 4 * gib, Path: filepath.Join(dir, "b.raw")},
+	}
+}
+
+func TestReboot(t *testing.T) {
+	d := kept(t)
+	pass(t, boot(t, "write", d, os.Stdout))
+	pass(t, boot(t, "check", d, os.Stdout))
+}
+
+func TestPowerCut(t *testing.T) {
+	d := kept(t)
+	r, w := io.Pipe()
+	m := boot(t, "write", d, w)
+	lines := bufio.NewScanner(r)
+	for lines.Scan() && !strings.Contains(lines.Text(), "WRITTEN") {
+		fmt.Println(lines.Text())
+	}
+	drained := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, r) // the guest must not wait for a reader
+		drained <- err
+	}()
+	if err := m.CutPower(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Wait(); !errors.Is(err, vm.ErrPowerCut) {
+		t.Fatalf("the machine ended by itself before the power was cut: %v", err)
+	}
+	w.Close()
+	if err := <-drained; err != nil {
+		t.Fatal(err)
+	}
+	pass(t, boot(t, "check", d, os.Stdout))
+}
+
+func TestGroupSnapshot(t *testing.T) {
+	pass(t, boot(t, "group", disks("GRP", 1, 4*gib), os.Stdout))
+}
+
+func TestLimits(t *testing.T) {
+	pass(t, boot(t, "limits", disks("LIM", 1, 4*gib), os.Stdout))
+}
+
+func TestMemory(t *testing.T) {
+	pass(t, boot(t, "idle", disks("MEM", 1, 8*gib), os.Stdout))
+}
