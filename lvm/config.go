@@ -24,11 +24,25 @@ activation {
 // include/linux/proc_ns.h.
 const hostIPC = "ipc:[4026531839]"
 
+// thinTools names the programs that lvm starts where they are not in /usr/sbin.
+const thinTools = `
+global {
+	thin_check_executable = "%[1]s/usr/sbin/thin_check"
+	thin_dump_executable = "%[1]s/usr/sbin/thin_dump"
+	thin_repair_executable = "%[1]s/usr/sbin/thin_repair"
+	thin_restore_executable = "%[1]s/usr/sbin/thin_restore"
+}
+`
+
 // WriteConfig writes lvm.conf into dir (made with mode 0700 if missing), for use
 // as LVM_SYSTEM_DIR. It synchronises with udev only where that can work: in the
-// host's IPC namespace, with a udevd running.
-func WriteConfig(dir string) error {
+// host's IPC namespace, with a udevd running. The thin tools are those of the
+// userland below root; "" is the system's own.
+func WriteConfig(dir, root string) error {
 	text := config
+	if root != "" {
+		text += fmt.Sprintf(thinTools, root)
+	}
 	if !UdevUsable() {
 		text += withoutUdev
 	}

@@ -23,12 +23,6 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	smallMemory()
-	// mount-utils finds mount(8) through PATH, and whoever starts the agent may
-	// have set none or another.
-	if err := os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
-		fmt.Fprintln(os.Stderr, "lamina-node:", err)
-		os.Exit(1)
-	}
 	if err := command().ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(os.Stderr, "lamina-node:", err)
 		os.Exit(1)
@@ -72,7 +66,8 @@ func command() *cobra.Command {
 	f.StringVar(&c.RegistrationDir, "registration-dir", "", "where kubelet looks for plugins (default <kubelet-dir>/plugins_registry; - for none)")
 	f.StringVar(&c.HTTP, "http", "", "address for /metrics, /healthz and /readyz, such as 127.0.0.1:9809 or unix:///path (default none)")
 	f.StringVar(&c.RunDir, "run-dir", "/run/lamina", "directory for lvm.conf and the lock of this agent")
-	f.StringVar(&c.LVM, "lvm", "/usr/sbin/lvm", "the lvm program")
+	f.StringVar(&c.Userland, "userland", "", "directory tree whose programs are used, such as /usr/lib/lamina-node (default the system's own)")
+	f.StringVar(&c.LVM, "lvm", "", "the lvm program (default <userland>/usr/sbin/lvm)")
 	f.IntVar(&c.MaxVolumes, "max-volumes", 0, "volumes that this node takes at most (0: no limit)")
 	f.BoolVar(&c.Debug, "debug", false, "log every lvm command")
 	return cmd
@@ -80,14 +75,17 @@ func command() *cobra.Command {
 
 // config is what the command line says.
 type config struct {
-	Endpoint, NodeName, Pools, KubeletDir, RegistrationDir, HTTP, RunDir, LVM string
-	MaxVolumes                                                                int
-	Debug                                                                     bool
-	Controller                                                                controller
+	Endpoint, NodeName, Pools, KubeletDir, RegistrationDir, HTTP, RunDir, Userland, LVM string
+	MaxVolumes                                                                          int
+	Debug                                                                               bool
+	Controller                                                                          controller
 }
 
 // complete fills in what follows from other values, and refuses what cannot work.
 func (c *config) complete() error {
+	if c.LVM == "" {
+		c.LVM = c.Userland + "/usr/sbin/lvm"
+	}
 	for flag, dir := range map[string]string{"--kubelet-dir": c.KubeletDir, "--run-dir": c.RunDir, "--lvm": c.LVM} {
 		if !filepath.IsAbs(dir) {
 			return fmt.Errorf("%s %q is no absolute path", flag, dir)

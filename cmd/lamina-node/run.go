@@ -28,6 +28,11 @@ import (
 // run wires the agent and blocks until ctx ends.
 func run(ctx context.Context, c config) error {
 	log := newLog(c.Debug)
+	// mount-utils finds mount(8) through PATH, and whoever starts the agent may
+	// have set none or another.
+	if err := os.Setenv("PATH", mount.SearchPath(c.Userland)); err != nil {
+		return err
+	}
 	unlock, err := lockNode(c.RunDir)
 	if err != nil {
 		return err
@@ -126,7 +131,7 @@ func lockNode(dir string) (unlock func(), err error) {
 // newClient makes the lvm client and its metrics.
 func newClient(c config, kernel lvm.Kernel, log *slog.Logger) (*lvm.Client, *driver.CommandMetrics, error) {
 	systemDir := filepath.Join(c.RunDir, "lvm")
-	if err := lvm.WriteConfig(systemDir); err != nil {
+	if err := lvm.WriteConfig(systemDir, c.Userland); err != nil {
 		return nil, nil, err
 	}
 	commands := driver.NewCommandMetrics()
@@ -141,7 +146,7 @@ func newClient(c config, kernel lvm.Kernel, log *slog.Logger) (*lvm.Client, *dri
 
 // mountConfig keeps cryptsetup from waiting for a udevd that cannot answer.
 func mountConfig(c config) mount.Config {
-	runner := mount.Exec{}
+	runner := mount.Exec{Root: c.Userland}
 	if !lvm.UdevUsable() {
 		runner.Env = []string{"DM_DISABLE_UDEV=1"}
 	}

@@ -6,6 +6,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +23,24 @@ func TestExec(t *testing.T) {
 	}
 	if want := "LC_ALL=C\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\nBLKID_FILE=/dev/null\nEXTRA=1\n"; string(out.Stdout) != want {
 		t.Errorf("environment %q, want %q", out.Stdout, want)
+	}
+	other := t.TempDir()
+	for _, name := range []string{"usr/sbin/mke2fs", "usr/bin/env"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(other, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("/usr/bin/env", filepath.Join(other, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Another userland: its programs alone, and its mke2fs.conf.
+	out, err = Exec{Root: other}.Run(t.Context(), Command{Name: "env"})
+	want := "LC_ALL=C\nPATH=" + other + "/usr/sbin:" + other + "/usr/bin\nBLKID_FILE=/dev/null\nMKE2FS_CONFIG=" + other + "/etc/mke2fs.conf\n"
+	if err != nil || string(out.Stdout) != want {
+		t.Errorf("environment %q, %v, want %q", out.Stdout, err, want)
+	}
+	if _, err := (Exec{Root: other}).Run(t.Context(), Command{Name: "cat"}); !errors.Is(err, exec.ErrNotFound) {
+		t.Errorf("a program of the system ran: %v", err)
 	}
 	// More than a pipe holds, on stdin and stdout.
 	big := bytes.Repeat([]byte("x"), 1<<20)

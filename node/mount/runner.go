@@ -10,8 +10,14 @@ import (
 	"time"
 )
 
-// searchPath is where the programs of the node's userland live. The agent's own PATH is not trusted.
-const searchPath = "/usr/sbin:/usr/bin:/sbin:/bin"
+// SearchPath is where the programs of the userland below root live; "" is the system's own. The
+// agent's own PATH is not trusted.
+func SearchPath(root string) string {
+	if root == "" {
+		return "/usr/sbin:/usr/bin:/sbin:/bin"
+	}
+	return root + "/usr/sbin:" + root + "/usr/bin"
+}
 
 // noBlkidCache keeps libblkid inside mkfs.btrfs and btrfstune from believing its cache in
 // /run/blkid/blkid.tab: with a stale entry they find our own UUID "not unique" on a device that lost it.
@@ -79,19 +85,30 @@ func exitCode(err error) int {
 
 // Exec runs programs of the node's userland with os/exec. Env is added to the fixed environment
 // (LC_ALL, PATH, BLKID_FILE), for example DM_DISABLE_UDEV=1 where no udev daemon can be reached.
+// Root is where the userland lies, "" for the system's own.
 type Exec struct {
-	Env []string
+	Root string
+	Env  []string
+}
+
+// environ keeps mke2fs of another userland from the system's /etc/mke2fs.conf (mke2fs(8)).
+func (e Exec) environ() []string {
+	env := []string{"LC_ALL=C", "PATH=" + SearchPath(e.Root), noBlkidCache}
+	if e.Root != "" {
+		env = append(env, "MKE2FS_CONFIG="+e.Root+"/etc/mke2fs.conf")
+	}
+	return append(env, e.Env...)
 }
 
 // Run implements [Runner]. Both outputs are buffers, so os/exec drains them at the same time.
 func (e Exec) Run(ctx context.Context, cmd Command) (Result, error) {
-	path, err := lookPath(cmd.Name)
+	path, err := lookPath(SearchPath(e.Root), cmd.Name)
 	if err != nil {
 		return Result{}, &CommandError{Name: cmd.Name, Args: cmd.Args, Exit: -1, Err: err}
 	}
 	var stdout, stderr bytes.Buffer
 	run := exec.CommandContext(ctx, path, cmd.Args...)
-	run.Env = append([]string{"LC_ALL=C", "PATH=" + searchPath, noBlkidCache}, e.Env...)
+	run.Env = e.environ()
 	run.Stdin, run.Stdout, run.Stderr = bytes.NewReader(cmd.Stdin), &stdout, &stderr
 	run.WaitDelay = 10 * time.Second
 	err = run.Run()
@@ -109,7 +126,7 @@ func (e Exec) Run(ctx context.Context, cmd Command) (Result, error) {
 	return result, failed
 }
 
-func lookPath(name string) (string, error) {
+func lookPath(searchPath, name string) (string, error) {
 	for dir := range strings.SplitSeq(searchPath, ":") {
 		if path, err := exec.LookPath(dir + "/" + name); err == nil {
 			return path, nil
