@@ -38,7 +38,7 @@ type kernel struct {
 
 // openKernel unpacks the pinned kernel and prepares its modules in the cache.
 func openKernel(ctx context.Context, root string) (kernel, error) {
-	lock, err := bundle.ReadLock(bundle.LockPath(root))
+	lock, err := bundle.ReadLock(bundle.LockPath(root, bundle.AMD64))
 	if err != nil {
 		return kernel{}, err
 	}

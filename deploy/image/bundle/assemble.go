@@ -12,8 +12,6 @@ import (
 	"strings"
 )
 
-const libDir = "usr/lib/x86_64-linux-gnu"
-
 // source is one file of an unpacked package.
 type source struct {
 	pkg  Package
@@ -51,14 +49,15 @@ func openSources(ctx context.Context, store *Store, pkgs Lock) (sources, error) 
 
 // assembler adds files to a tree and notes which packages gave them.
 type assembler struct {
+	arch Arch
 	src  sources
 	tree *Tree
 	used map[string]bool
 }
 
 // assemble makes the tree and returns the names of the packages it drew from.
-func assemble(src sources, root string) (*Tree, map[string]bool, error) {
-	a := &assembler{src: src, tree: NewTree(), used: make(map[string]bool)}
+func assemble(src sources, root string, arch Arch) (*Tree, map[string]bool, error) {
+	a := &assembler{arch: arch, src: src, tree: NewTree(), used: make(map[string]bool)}
 	for _, d := range emptyDirs {
 		a.tree.AddDir(d)
 	}
@@ -68,7 +67,8 @@ func assemble(src sources, root string) (*Tree, map[string]bool, error) {
 	for p, text := range texts {
 		a.tree.AddFile(p, 0o644, []byte(text))
 	}
-	for _, p := range manifest {
+	// glibc loads libgcc_s by name when a thread is cancelled (argon2 in cryptsetup).
+	for _, p := range append(manifest, arch.LibDir()+"/libgcc_s.so.1") {
 		if err := a.add(p, "the manifest"); err != nil {
 			return nil, nil, err
 		}
@@ -150,7 +150,7 @@ func (a *assembler) addNeeded(p string, data []byte) error {
 		return fmt.Errorf("read the libraries of /%s: %w", p, err)
 	}
 	for _, lib := range libs {
-		if err := a.add(path.Join(libDir, lib), "/"+p); err != nil {
+		if err := a.add(path.Join(a.arch.LibDir(), lib), "/"+p); err != nil {
 			return err
 		}
 	}
@@ -164,8 +164,8 @@ func (a *assembler) recordPackages() {
 		if !a.used[s.pkg.Name] {
 			continue
 		}
-		text := fmt.Sprintf("Package: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: %s\n",
-			s.pkg.Name, s.pkg.Version)
+		text := fmt.Sprintf("Package: %s\nStatus: install ok installed\nArchitecture: %s\nVersion: %s\n",
+			s.pkg.Name, a.arch, s.pkg.Version)
 		a.tree.AddFile("var/lib/dpkg/status.d/"+s.pkg.Name, 0o644, []byte(text))
 	}
 }

@@ -7,6 +7,7 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,16 +28,18 @@ const AgentPath = "usr/local/bin/lamina-node"
 
 // Options tell [Build] where things are. Root is the module's root directory
 // (see [ModuleRoot]); Agent is a host path of the agent's binary, or empty for
-// a tree without it.
+// a tree without it. Arch is AMD64 if it is empty.
 type Options struct {
 	Root  string
 	Agent string
+	Arch  Arch
 }
 
 // Build returns the bundle as a tree. It downloads what the cache lacks, and
 // refuses a package whose SHA-256 differs from the lock.
 func Build(ctx context.Context, opt Options) (*Tree, error) {
-	lock, err := ReadLock(LockPath(opt.Root))
+	arch := cmp.Or(opt.Arch, AMD64)
+	lock, err := ReadLock(LockPath(opt.Root, arch))
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +52,7 @@ func Build(ctx context.Context, opt Options) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, _, err := assemble(src, opt.Root)
+	tree, _, err := assemble(src, opt.Root, arch)
 	if err != nil {
 		return nil, err
 	}
@@ -89,9 +92,13 @@ func ModuleRoot() (string, error) {
 // CacheDir is the git-ignored directory for downloads and build results.
 func CacheDir(root string) string { return filepath.Join(root, ".cache") }
 
-// LockPath is the committed lock file.
-func LockPath(root string) string {
-	return filepath.Join(root, "deploy", "image", "packages.lock")
+// LockPath is the committed lock file of an architecture.
+func LockPath(root string, arch Arch) string {
+	name := "packages.lock"
+	if arch != AMD64 {
+		name = "packages-" + string(arch) + ".lock"
+	}
+	return filepath.Join(root, "deploy", "image", name)
 }
 
 // LockCache serialises builders, which share one cache, across processes.

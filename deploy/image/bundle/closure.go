@@ -11,7 +11,7 @@ func Closure(ctx context.Context, root, set string, names ...string) (Lock, erro
 		return nil, err
 	}
 	defer unlock()
-	apt, err := newPrivateApt(ctx, NewStore(root))
+	apt, err := newPrivateApt(ctx, NewStore(root), AMD64)
 	if err != nil {
 		return nil, err
 	}

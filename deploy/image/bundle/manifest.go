@@ -58,9 +58,6 @@ var manifest = []string{
 	"usr/sbin/blockdev",
 	"usr/sbin/blkdiscard",
 	"usr/bin/lsblk",
-
-	// glibc loads it by name when a thread is cancelled (argon2 in cryptsetup).
-	libDir + "/libgcc_s.so.1",
 }
 
 // Directories that programs expect, and the links of a merged /usr.

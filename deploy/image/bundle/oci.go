@@ -27,6 +27,7 @@ type Image struct {
 	Tree *Tree
 	Name string // without registry
 	Tag  string
+	Arch Arch
 	// Config says what runs, as whom.
 	Config v1.Config
 }
@@ -36,8 +37,8 @@ func (i Image) Reference() string { return Registry + "/" + i.Name + ":" + i.Tag
 
 // NodeImage is the image of a bundle. The agent, if the tree holds it, is the
 // entry point.
-func NodeImage(t *Tree, tag string) Image {
-	img := Image{Tree: t, Name: "lamina-node", Tag: tag}
+func NodeImage(t *Tree, tag string, arch Arch) Image {
+	img := Image{Tree: t, Name: "lamina-node", Tag: tag, Arch: arch}
 	img.Config.Env = []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin", "LVM_SYSTEM_DIR=/etc/lvm"}
 	if _, ok := t.Lookup(AgentPath); ok {
 		img.Config.Entrypoint = []string{"/" + AgentPath}
@@ -47,7 +48,7 @@ func NodeImage(t *Tree, tag string) Image {
 
 // ControllerImage is the image of the controller: its binary, a host path, and
 // nothing else. The root may be read-only.
-func ControllerImage(binary, tag string) (Image, error) {
+func ControllerImage(binary, tag string, arch Arch) (Image, error) {
 	if err := static(binary); err != nil {
 		return Image{}, fmt.Errorf("make the controller's image: %w", err)
 	}
@@ -55,7 +56,7 @@ func ControllerImage(binary, tag string) (Image, error) {
 	if err := t.AddHostFile("lamina-controller", binary, 0o755); err != nil {
 		return Image{}, err
 	}
-	img := Image{Tree: t, Name: "lamina-controller", Tag: tag}
+	img := Image{Tree: t, Name: "lamina-controller", Tag: tag, Arch: arch}
 	img.Config.Entrypoint = []string{"/lamina-controller"}
 	img.Config.User = "65532:65532" // no user of the host
 	return img, nil
@@ -101,7 +102,7 @@ func (i Image) Build() (v1.Image, error) {
 		return nil, err
 	}
 	cfg = cfg.DeepCopy()
-	cfg.OS, cfg.Architecture = "linux", "amd64"
+	cfg.OS, cfg.Architecture = "linux", string(i.Arch)
 	cfg.Created = v1.Time{Time: Epoch}
 	cfg.Config = i.Config
 	return mutate.ConfigFile(img, cfg)
@@ -122,7 +123,7 @@ func (i Image) WriteOCI(file string) (v1.Hash, error) {
 	index := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), mutate.IndexAddendum{
 		Add: img,
 		Descriptor: v1.Descriptor{
-			Platform: &v1.Platform{OS: "linux", Architecture: "amd64"},
+			Platform: &v1.Platform{OS: "linux", Architecture: string(i.Arch)},
 			Annotations: map[string]string{
 				// containerd takes the name from the first (core/images/annotations.go);
 				// the second is the tag in the layout (OCI image spec, annotations).
@@ -141,6 +142,22 @@ func (i Image) WriteOCI(file string) (v1.Hash, error) {
 		return v1.Hash{}, fmt.Errorf("write %s: %w", file, err)
 	}
 	return img.Digest()
+}
+
+// WriteDocker writes the image as `docker save` does. Equal images give equal bytes.
+func (i Image) WriteDocker(file string) error {
+	img, err := i.Build()
+	if err != nil {
+		return err
+	}
+	tag, err := name.NewTag(i.Reference(), name.StrictValidation)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return tarball.WriteToFile(file, tag, img)
 }
 
 // tarDir packs a directory in lexical order with fixed owner and time.

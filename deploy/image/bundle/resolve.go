@@ -20,15 +20,15 @@ var (
 
 // Resolve asks the mirror, through apt and with signatures checked, for the
 // newest packages, builds the tree once, and returns a lock of those packages
-// that gave it a file, and the kernel.
-func Resolve(ctx context.Context, root string) (Lock, error) {
+// that gave it a file, and for AMD64 the kernel of the test machine.
+func Resolve(ctx context.Context, root string, arch Arch) (Lock, error) {
 	unlock, err := LockCache(root)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	store := NewStore(root)
-	apt, err := newPrivateApt(ctx, store)
+	apt, err := newPrivateApt(ctx, store, arch)
 	if err != nil {
 		return nil, err
 	}
@@ -40,11 +40,14 @@ func Resolve(ctx context.Context, root string) (Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, used, err := assemble(src, root)
+	_, used, err := assemble(src, root, arch)
 	if err != nil {
 		return nil, err
 	}
 	lock := slices.DeleteFunc(all, func(p Package) bool { return !used[p.Name] })
+	if arch != AMD64 {
+		return lock, nil
+	}
 	kernel, err := apt.closure(ctx, SetKernel, kernelMeta)
 	if err != nil {
 		return nil, err
@@ -60,7 +63,7 @@ func Resolve(ctx context.Context, root string) (Lock, error) {
 // nor what is installed on it has a say.
 type privateApt struct{ opts []string }
 
-func newPrivateApt(ctx context.Context, store *Store) (*privateApt, error) {
+func newPrivateApt(ctx context.Context, store *Store, arch Arch) (*privateApt, error) {
 	if err := store.findMirror(ctx); err != nil {
 		return nil, err
 	}
@@ -70,7 +73,7 @@ func newPrivateApt(ctx context.Context, store *Store) (*privateApt, error) {
 			return nil, err
 		}
 	}
-	sources := fmt.Sprintf("deb [arch=amd64 signed-by=%s] %s %s main\n", keyring, store.mirror, suite)
+	sources := fmt.Sprintf("deb [arch=%s signed-by=%s] %s %s main\n", arch, keyring, store.mirror, suite)
 	for name, text := range map[string]string{"sources.list": sources, "status": ""} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return nil, err
@@ -86,8 +89,8 @@ func newPrivateApt(ctx context.Context, store *Store) (*privateApt, error) {
 		"Dir::Etc::sourceparts=/dev/null",
 		"Dir::Etc::preferences=/dev/null",
 		"Dir::Etc::preferencesparts=/dev/null",
-		"APT::Architecture=amd64",
-		"APT::Architectures=amd64",
+		"APT::Architecture=" + string(arch),
+		"APT::Architectures=" + string(arch),
 		"APT::Sandbox::User=root",
 		"Acquire::Languages=none",
 	} {

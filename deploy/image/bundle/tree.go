@@ -68,6 +68,24 @@ func (t *Tree) AddLink(p, target string) {
 	t.put(Entry{Path: path.Clean(p), Mode: fs.ModeSymlink | 0o777, Link: target})
 }
 
+// Add adds or replaces an entry.
+func (t *Tree) Add(e Entry) {
+	if e.Mode.IsDir() {
+		t.AddDir(e.Path)
+		return
+	}
+	t.put(e)
+}
+
+// AddTree adds all of another tree below a directory.
+func (t *Tree) AddTree(dir string, other *Tree) {
+	t.AddDir(dir)
+	for _, e := range other.Entries() {
+		e.Path = path.Join(dir, e.Path)
+		t.Add(e)
+	}
+}
+
 // Lookup returns the entry at a path.
 func (t *Tree) Lookup(p string) (Entry, bool) {
 	e, ok := t.entries[path.Clean(p)]

@@ -64,7 +64,7 @@ func TestWriteDirReplacesWhatIsThere(t *testing.T) {
 func writeOCI(t *testing.T, tree *Tree) (digest string, archive []byte) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "image.tar")
-	d, err := NodeImage(tree, "v1").WriteOCI(file)
+	d, err := NodeImage(tree, "v1", AMD64).WriteOCI(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestEqualTreesGiveEqualImages(t *testing.T) {
 
 func TestAgentIsTheEntryPoint(t *testing.T) {
 	for _, agent := range []bool{true, false} {
-		img, err := NodeImage(sampleTree(agent), "v1").Build()
+		img, err := NodeImage(sampleTree(agent), "v1", AMD64).Build()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func TestAgentIsTheEntryPoint(t *testing.T) {
 }
 
 func TestImageRefusesABadTag(t *testing.T) {
-	if _, err := NodeImage(sampleTree(true), "feature/x").Build(); err == nil {
+	if _, err := NodeImage(sampleTree(true), "feature/x", AMD64).Build(); err == nil {
 		t.Error("a tag with a slash was taken")
 	}
 }
@@ -144,7 +144,7 @@ func TestArchiveNamesItsImage(t *testing.T) {
 }
 
 func TestControllerImageIsOneStaticProgram(t *testing.T) {
-	img, err := ControllerImage(goProgram(t), "v1")
+	img, err := ControllerImage(goProgram(t), "v1", AMD64)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestControllerImageRefusesWhatCannotStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, file := range []string{text, "/bin/sh", filepath.Join(t.TempDir(), "missing")} {
-		if _, err := ControllerImage(file, "v1"); err == nil {
+		if _, err := ControllerImage(file, "v1", AMD64); err == nil {
 			t.Errorf("%s was taken", file)
 		}
 	}
