@@ -35,11 +35,19 @@ func workloads(t *testing.T, patterns ...string) map[string]corev1.PodSpec {
 	return out
 }
 
+// program is what the pod of a workload runs.
+func program(workload string) string {
+	if workload == "lamina-relay" {
+		return "lamina-node"
+	}
+	return workload
+}
+
 // Every flag that a pod's program is given, it has.
 func TestFlagsExist(t *testing.T) {
-	for name, pod := range workloads(t, base) {
+	for name, pod := range workloads(t, base, relay) {
 		var source strings.Builder
-		for _, file := range files(t, "../cmd/"+name+"/*.go") {
+		for _, file := range files(t, "../cmd/"+program(name)+"/*.go") {
 			data, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
@@ -47,6 +55,9 @@ func TestFlagsExist(t *testing.T) {
 			source.Write(data)
 		}
 		for _, arg := range pod.Containers[0].Args {
+			if name == "lamina-relay" && arg == "relay" {
+				continue
+			}
 			flag, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
 			if !strings.Contains(source.String(), `"`+flag+`", `) {
 				t.Errorf("%s has no flag --%s", name, flag)
@@ -62,9 +73,21 @@ func TestFlagsExist(t *testing.T) {
 
 // Names that stand in manifests and in code are the same.
 func TestNamesAgree(t *testing.T) {
-	agent := workloads(t, base)["lamina-node"]
+	for name, pod := range workloads(t, base, relay) {
+		if name != "lamina-controller" {
+			agentNames(t, name, pod)
+		}
+	}
+	for _, m := range decode(t, base, relay, rendered, examples) {
+		checkDriver(t, m)
+	}
+}
+
+// agentNames checks the pod that holds a link.
+func agentNames(t *testing.T, name string, agent corev1.PodSpec) {
+	t.Helper()
 	if agent.ServiceAccountName != auth.ServiceAccount {
-		t.Errorf("the agent's ServiceAccount is %q", agent.ServiceAccountName)
+		t.Errorf("the ServiceAccount of %s is %q", name, agent.ServiceAccountName)
 	}
 	var audience, bundle string
 	for _, v := range agent.Volumes {
@@ -76,36 +99,38 @@ func TestNamesAgree(t *testing.T) {
 		}
 	}
 	if audience != link.Audience || bundle != cert.BundleName {
-		t.Errorf("the agent mounts a token for %q and ConfigMap %q", audience, bundle)
+		t.Errorf("%s mounts a token for %q and ConfigMap %q", name, audience, bundle)
 	}
 	if !slices.Contains(agent.Containers[0].Args, "--controller-ca=/etc/lamina/ca/"+cert.BundleKey) {
-		t.Errorf("the agent looks for its CA elsewhere: %q", agent.Containers[0].Args)
+		t.Errorf("%s looks for its CA elsewhere: %q", name, agent.Containers[0].Args)
 	}
-	for _, m := range decode(t, base, rendered, examples) {
-		var driver string
-		switch o := m.obj.(type) {
-		case *storagev1.CSIDriver:
-			driver = o.Name
-		case *storagev1.StorageClass:
-			driver = o.Provisioner
-		case *storagev1.VolumeAttributesClass:
-			driver = o.DriverName
-		case *snapshotv1.VolumeSnapshotClass:
-			driver = o.Driver
-		case *groupv1.VolumeGroupSnapshotClass:
-			driver = o.Driver
-		default:
-			continue
-		}
-		if driver != link.DriverName {
-			t.Errorf("%s: %s %s is of driver %q", m.file, m.kind, m.meta.GetName(), driver)
-		}
+}
+
+func checkDriver(t *testing.T, m manifest) {
+	t.Helper()
+	var driver string
+	switch o := m.obj.(type) {
+	case *storagev1.CSIDriver:
+		driver = o.Name
+	case *storagev1.StorageClass:
+		driver = o.Provisioner
+	case *storagev1.VolumeAttributesClass:
+		driver = o.DriverName
+	case *snapshotv1.VolumeSnapshotClass:
+		driver = o.Driver
+	case *groupv1.VolumeGroupSnapshotClass:
+		driver = o.Driver
+	default:
+		return
+	}
+	if driver != link.DriverName {
+		t.Errorf("%s: %s %s is of driver %q", m.file, m.kind, m.meta.GetName(), driver)
 	}
 }
 
 // Selectors find their pods, ports their names, mounts their volumes.
 func TestPodsHangTogether(t *testing.T) {
-	for name, pod := range workloads(t, base, rendered, snapctrl, examples) {
+	for name, pod := range workloads(t, base, relay, rendered, snapctrl, examples) {
 		for _, c := range pod.Containers {
 			for _, m := range c.VolumeMounts {
 				if !slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name }) &&
@@ -148,8 +173,8 @@ func TestVersionsAgree(t *testing.T) {
 	if app == nil || chart == nil || string(app[1]) != string(chart[1]) {
 		t.Fatalf("appVersion %q, version %q", app, chart)
 	}
-	for name, pod := range workloads(t, base) {
-		want := "ghcr.io/lamina-csi/" + name + ":v" + string(app[1])
+	for name, pod := range workloads(t, base, relay) {
+		want := "ghcr.io/lamina-csi/" + program(name) + ":v" + string(app[1])
 		if got := pod.Containers[0].Image; got != want {
 			t.Errorf("%s runs %s, want %s", name, got, want)
 		}

@@ -106,22 +106,23 @@ func onlyComments(doc []byte) bool {
 
 const (
 	base     = "kustomize/base/*.yaml"
+	relay    = "kustomize/extension/*.yaml"
 	rendered = "rendered/*.yaml"
 	snapctrl = "kustomize/snapshot-controller/*.yaml"
 	examples = "examples/*.yaml"
 )
 
 func TestEveryManifestDecodes(t *testing.T) {
-	if n := len(decode(t, base, rendered, snapctrl, examples)); n < 50 {
+	if n := len(decode(t, base, relay, rendered, snapctrl, examples)); n < 50 {
 		t.Errorf("only %d objects", n)
 	}
 }
 
-// No YAML below deploy escapes these tests: CRDs are upstream's, and the chart is
-// judged by what it renders.
+// No YAML below deploy escapes these tests: CRDs are upstream's, the chart is judged
+// by what it renders, and what Talos reads is judged in test/talos.
 func TestEveryManifestIsKnown(t *testing.T) {
 	known := map[string]bool{}
-	for _, f := range files(t, base, rendered, snapctrl, examples) {
+	for _, f := range files(t, base, relay, rendered, snapctrl, examples) {
 		known[f] = true
 	}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
@@ -129,7 +130,8 @@ func TestEveryManifestIsKnown(t *testing.T) {
 			return err
 		}
 		exempt := d.Name() == "kustomization.yaml" || strings.HasPrefix(path, "helm/") ||
-			strings.HasPrefix(path, "kustomize/snapshot-controller/crd/")
+			strings.HasPrefix(path, "kustomize/snapshot-controller/crd/") ||
+			strings.HasPrefix(path, "talos/") || strings.HasPrefix(path, "image/extension/")
 		if strings.HasSuffix(path, ".yaml") && !known[path] && !exempt {
 			t.Errorf("%s is decoded by no test", path)
 		}

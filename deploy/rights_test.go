@@ -110,7 +110,7 @@ func TestRightsAreToNamedObjects(t *testing.T) {
 
 // The agent's ServiceAccount may do nothing, and its pod has no token for the API.
 func TestAgentHasNoRights(t *testing.T) {
-	for _, m := range decode(t, base, rendered) {
+	for _, m := range decode(t, base, relay, rendered) {
 		var subjects []rbacv1.Subject
 		switch b := m.obj.(type) {
 		case *rbacv1.ClusterRoleBinding:
@@ -124,9 +124,11 @@ func TestAgentHasNoRights(t *testing.T) {
 			}
 		}
 	}
-	agent := workloads(t, base)["lamina-node"]
-	if auto := agent.AutomountServiceAccountToken; auto == nil || *auto {
-		t.Error("the agent gets a token for the API server")
+	pods := workloads(t, base, relay)
+	for _, name := range []string{"lamina-node", "lamina-relay"} {
+		if auto := pods[name].AutomountServiceAccountToken; auto == nil || *auto {
+			t.Errorf("%s gets a token for the API server", name)
+		}
 	}
 }
 

@@ -13,25 +13,33 @@ import (
 // objects is manifests by kind, namespace and name.
 type objects map[string]map[string]any
 
-// sameObjects compares what kustomize makes of the base with what Helm makes of
-// the chart's defaults. Only the order and the namespace itself, which Helm does
-// not make, may differ. It returns the number of objects.
-func sameObjects(deploy string) (int, error) {
-	var kustomized objects
+// buildAll builds every kustomization.
+func buildAll(deploy string) error {
 	dirs, err := filepath.Glob(filepath.Join(deploy, "kustomize", "*", "kustomization.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, file := range dirs {
+		if _, err := build(filepath.Dir(file)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sameObjects compares what kustomize makes of an overlay with what Helm makes of the
+// chart and a file of values (none: the defaults). Only the order and the namespace
+// itself, which Helm does not make, may differ. It returns the number of objects.
+func sameObjects(deploy, overlay, values string) (int, error) {
+	kustomized, err := build(filepath.Join(deploy, "kustomize", overlay))
 	if err != nil {
 		return 0, err
 	}
-	for _, file := range dirs {
-		built, err := build(filepath.Dir(file))
-		if err != nil {
-			return 0, err
-		}
-		if filepath.Base(filepath.Dir(file)) == "base" {
-			kustomized = built
-		}
+	chartDir := filepath.Join(deploy, "helm", "lamina")
+	if values != "" {
+		values = filepath.Join(chartDir, "ci", values)
 	}
-	files, err := renderChart(filepath.Join(deploy, "helm", "lamina"), "", namespace)
+	files, err := renderChart(chartDir, values, namespace)
 	if err != nil {
 		return 0, err
 	}

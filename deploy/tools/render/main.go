@@ -4,8 +4,9 @@
 //	go -C deploy/tools run ./render           write what follows from the chart
 //	go -C deploy/tools run ./render -check    fail if anything would change
 //
-// Both end by building the base with kustomize and comparing it, object by object,
-// with what Helm renders, and by building every other kustomization.
+// Both end by building the base and the overlay extension with kustomize and comparing
+// them, object by object, with what Helm renders, and by building every other
+// kustomization.
 package main
 
 import (
@@ -52,11 +53,16 @@ func run(deploy string, check bool) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	n, err := sameObjects(deploy)
-	if err != nil {
+	if err := buildAll(deploy); err != nil {
 		return err
 	}
-	fmt.Printf("helm and kustomize render the same %d objects\n", n)
+	for overlay, values := range map[string]string{"base": "", "extension": "relay-values.yaml"} {
+		n, err := sameObjects(deploy, overlay, values)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("helm and kustomize/%s render the same %d objects\n", overlay, n)
+	}
 	return nil
 }
 
@@ -83,6 +89,11 @@ func generate(deploy string) (output, error) {
 	for name, text := range files {
 		out["kustomize/base/"+name] = []byte(banner + text)
 	}
+	files, err = renderChart(chartDir, filepath.Join(chartDir, "ci", "relay-values.yaml"), namespace)
+	if err != nil {
+		return nil, err
+	}
+	out["kustomize/extension/relay.yaml"] = []byte(banner + files["relay.yaml"])
 	files, err = renderChart(chartDir, filepath.Join(chartDir, "ci", "all-values.yaml"), "storage")
 	if err != nil {
 		return nil, err
