@@ -26,12 +26,18 @@ setup: ## install the Debian packages that the VM rig needs (QEMU and tools)
 image: setup build ## OCI archives of both programs in .cache/bundle, and the node bundle as a tree
 	go run ./deploy/image build --tag $(VERSION)
 
+.PHONY: extension
+extension: setup ## Talos extension and systemd-sysext images in .cache/bundle/amd64 and arm64
+	for arch in amd64 arm64; do \
+	  GOARCH=$$arch go build $(SMALL) -ldflags '$(LDFLAGS)' -o bin/$$arch/lamina-node ./cmd/lamina-node && \
+	  go run ./deploy/image extension --arch $$arch --bin bin/$$arch --tag $(VERSION) --out .cache/bundle/$$arch || exit 1; done
+
 .PHONY: demo
 demo: setup build ## the main job on a real kernel: a blank NVMe disk becomes volumes
 	go run ./test/demo
 
 .PHONY: test
-test: test-unit fuzz test-vm ## everything: unit tests, fuzzing, real LVM in the VM
+test: test-unit fuzz test-talos test-vm ## everything: unit tests, fuzzing, OS extensions, real LVM in the VM
 
 .PHONY: test-unit
 test-unit: ## unit tests with the race detector, csi-sanity on the in-memory host
@@ -43,6 +49,11 @@ fuzz: ## every fuzz target for FUZZTIME (3s)
 	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | sed 's/func //' | sort -u); do \
 	    echo "$$dir $$f"; go test $$dir -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s; \
 	  done; done
+
+.PHONY: test-talos
+test-talos: extension ## the extensions and examples for Talos, judged by Talos' own code; two builds are the same
+	go -C test/talos test -count=1 -v ./...
+	go test -tags vm -count=1 -v ./deploy/image/...
 
 .PHONY: test-vm
 test-vm: setup ## conformance, vetting, mounts, csi-sanity and power cuts on real LVM in the VM
@@ -99,7 +110,8 @@ verify: ## formatting, vet, go.mod, manifests as make manifests writes them
 	go vet -tags vm ./...
 	go vet -tags cluster ./test/cluster/... ./test/e2e
 	go mod tidy -diff
-	for m in cluster/tools bench/sidecars/provisioner bench/sidecars/others; do go -C test/$$m mod tidy -diff || exit 1; done
+	go -C test/talos vet ./...
+	for m in talos cluster/tools bench/sidecars/provisioner bench/sidecars/others; do go -C test/$$m mod tidy -diff || exit 1; done
 	go -C deploy/tools vet ./...
 	go -C deploy/tools mod tidy -diff
 	go -C deploy/tools run ./render -check

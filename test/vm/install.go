@@ -4,14 +4,17 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+
+	"github.com/lamina-csi/lamina/deploy/image/extension"
 )
 
-// HostPackages are the Debian packages that the rig calls on the host.
-var HostPackages = []string{"qemu-system-x86", "dpkg", "apt", "xz-utils"}
+// HostPackages are the Debian packages that the rig calls on the host, and those that
+// OS extensions are built with.
+var HostPackages = append([]string{"qemu-system-x86", "dpkg", "apt", "xz-utils"}, extension.HostPackages...)
 
 // CheckInstalled says what the host lacks, and the command that installs it.
 func CheckInstalled() error {
-	for _, program := range []string{qemuProgram, "dpkg-deb", "xz", "go"} {
+	for _, program := range []string{qemuProgram, "dpkg-deb", "xz", "go", "patchelf", "mksquashfs", "mkfs.erofs"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("%s is not installed: run `go run ./test/vm/cmd/vm install`, "+
 				"or as root: %s", program, strings.Join(InstallCommand(), " "))

@@ -9,6 +9,10 @@ import (
 	"github.com/lamina-csi/lamina/deploy/image/bundle"
 )
 
+// escape is percent-encoding as package URLs have it; Debian's names and versions need
+// no other.
+func escape(s string) string { return strings.ReplaceAll(s, "+", "%2B") }
+
 // spdx lists the packages of the userland (SPDX 2.3).
 func spdx(r Release) []byte {
 	type ref struct {
@@ -63,7 +67,7 @@ func spdx(r Release) []byte {
 			Supplier: "Organization: Debian", Download: "NOASSERTION",
 			Checksums: []sum{{"SHA256", p.SHA256}},
 			ExternalRefs: []ref{{"PACKAGE-MANAGER", "purl",
-				fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s&distro=trixie", p.Name, strings.ReplaceAll(p.Version, "+", "%2B"), r.Arch)}},
+				fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s&distro=trixie", escape(p.Name), escape(p.Version), r.Arch)}},
 		}, "CONTAINS")
 	}
 	var b bytes.Buffer
