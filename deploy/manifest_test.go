@@ -110,10 +110,11 @@ const (
 	rendered = "rendered/*.yaml"
 	snapctrl = "kustomize/snapshot-controller/*.yaml"
 	examples = "examples/*.yaml"
+	vgJob    = "talos/vg-job.yaml"
 )
 
 func TestEveryManifestDecodes(t *testing.T) {
-	if n := len(decode(t, base, relay, rendered, snapctrl, examples)); n < 50 {
+	if n := len(decode(t, base, relay, rendered, snapctrl, examples, vgJob)); n < 50 {
 		t.Errorf("only %d objects", n)
 	}
 }
@@ -122,7 +123,7 @@ func TestEveryManifestDecodes(t *testing.T) {
 // by what it renders, and what Talos reads is judged in test/talos.
 func TestEveryManifestIsKnown(t *testing.T) {
 	known := map[string]bool{}
-	for _, f := range files(t, base, relay, rendered, snapctrl, examples) {
+	for _, f := range files(t, base, relay, rendered, snapctrl, examples, vgJob) {
 		known[f] = true
 	}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
