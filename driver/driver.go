@@ -113,6 +113,9 @@ type Config struct {
 
 	// Ready says why the agent cannot serve yet; nil: it always can.
 	Ready func() error
+	// Lacks says what this node lacks for a pool that is wanted; nil: nothing. /readyz
+	// tells it, and calls about other pools are served all the same.
+	Lacks func() error
 	// Running lists the lvm commands that have not ended; nil: not known.
 	Running func() []RunningCommand
 
@@ -157,6 +160,9 @@ func New(c Config) *Driver {
 	}
 	if c.Ready == nil {
 		c.Ready = func() error { return nil }
+	}
+	if c.Lacks == nil {
+		c.Lacks = func() error { return nil }
 	}
 	if c.Running == nil {
 		c.Running = func() []RunningCommand { return nil }

@@ -2,9 +2,12 @@ package lvm
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 //go:embed lvm.conf
@@ -58,9 +61,18 @@ func WriteConfig(dir, root string) error {
 // UdevUsable reports whether LVM may wait for udev here.
 func UdevUsable() bool {
 	ns, err := os.Readlink("/proc/self/ns/ipc")
-	if err != nil || ns != hostIPC {
+	return err == nil && ns == hostIPC && answers("/run/udev/control")
+}
+
+// answers reports whether a process listens on a socket of udevd's kind. That its
+// file is there says nothing: a udevd that was killed leaves it, and libdm, which
+// looks no further, would wait for its answer for ever.
+func answers(socket string) bool {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
 		return false
 	}
-	_, err = os.Stat("/run/udev/control")
-	return err == nil
+	defer unix.Close(fd)
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: socket})
+	return err == nil || errors.Is(err, unix.EAGAIN) // EAGAIN: many wait to be heard
 }

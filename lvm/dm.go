@@ -240,10 +240,15 @@ func (*LinuxKernel) Message(name, message string) error {
 // LoadTarget implements [Kernel]: get_target_version() in drivers/md/dm-ioctl.c
 // requests the module "dm-<target>" if the type is not known yet.
 func (*LinuxKernel) LoadTarget(target string) error {
-	if _, _, err := dmCall(dmTargetVersion, target, dmHeader{}, nil); err != nil {
-		return fmt.Errorf("device-mapper target %s: %w: load the kernel module dm_%s on this host", target, err, strings.ReplaceAll(target, "-", "_"))
+	_, _, err := dmCall(dmTargetVersion, target, dmHeader{}, nil)
+	if err == nil {
+		return nil
 	}
-	return nil
+	module := "dm_" + strings.ReplaceAll(target, "-", "_")
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		module = "dm_mod" // the control device is its own
+	}
+	return &MissingModuleError{Module: module, Err: fmt.Errorf("device-mapper target %s: %w", target, err)}
 }
 
 // WaitEvent implements [Kernel] with DM_DEV_ARM_POLL: once armed, the control

@@ -43,6 +43,23 @@ func (e *Error) Error() string {
 // Unwrap gives the sentinel that fits, or nil when the reason is not known.
 func (e *Error) Unwrap() error { return e.kind }
 
+// MissingModuleError is a module that the kernel lacks and did not load by itself.
+type MissingModuleError struct {
+	Module string // dm_thin_pool
+	Err    error  // what the kernel said
+}
+
+// Error says what a person can do. Talos' kernel runs no modprobe of its own since
+// 1.14, and the machine configuration has had two forms.
+func (e *MissingModuleError) Error() string {
+	return fmt.Sprintf("load the kernel module %[1]s on this host: modprobe %[1]s, and a line %[1]s in /etc/modules-load.d; "+
+		"on Talos add the document {apiVersion: v1alpha1, kind: KernelModuleConfig, name: %[1]s} to the machine configuration, "+
+		"before Talos 1.14 machine.kernel.modules: [{name: %[1]s}] (%[2]v)", e.Module, e.Err)
+}
+
+// Unwrap gives what the kernel said.
+func (e *MissingModuleError) Unwrap() error { return e.Err }
+
 // patterns turn lvm's English (LC_ALL=C) into a sentinel. Each names the source
 // that prints it. A text that fits none leaves the reason unknown: never guess.
 var patterns = []struct {

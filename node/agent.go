@@ -177,6 +177,10 @@ func (a *Agent) reconcile(ctx context.Context, wanted []Wanted) map[string]repor
 		}
 		return reports
 	}
+	// Without device-mapper lvm reports what it reads from the disks, and can do nothing.
+	if err := a.dm.LoadTarget("linear"); err != nil {
+		return failAll(err)
+	}
 	seen, err := a.pools.Discover(ctx)
 	if err != nil {
 		return failAll(err)
@@ -273,6 +277,19 @@ func (a *Agent) Statuses() []Status {
 		}
 	}
 	return out
+}
+
+// Lacks says which kernel module a wanted pool waits for, nil if none. The agent goes
+// on when the module is there.
+func (a *Agent) Lacks() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, w := range a.wanted {
+		if missing := (*lvm.MissingModuleError)(nil); errors.As(a.reports[w.Pool].err, &missing) {
+			return fmt.Errorf("pool %s: %w", w.Pool, missing)
+		}
+	}
+	return nil
 }
 
 // Ready reports whether the first reconciliation has ended.

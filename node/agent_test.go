@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -164,6 +165,71 @@ func TestWatchPoolsWithoutEvents(t *testing.T) {
 			t.Errorf("it asked %d times, want 11", kernel.asked)
 		}
 	})
+}
+
+// moduleless is a kernel that lacks modules, by target.
+type moduleless struct {
+	*lvmtest.Host
+	lacks map[string]string
+}
+
+func (m *moduleless) LoadTarget(target string) error {
+	if module := m.lacks[target]; module != "" {
+		return &lvm.MissingModuleError{Module: module, Err: syscall.EINVAL}
+	}
+	return m.Host.LoadTarget(target)
+}
+
+// A pool waits for the module that it needs, says what to do, and is made once the
+// module is there. Meanwhile the others are served.
+func TestMissingModule(t *testing.T) {
+	h := lvmtest.New()
+	kernel := &moduleless{Host: h, lacks: map[string]string{"thin-pool": "dm_thin_pool"}}
+	f := &fakeDisks{}
+	for _, p := range []string{"/dev/nvme0n1", "/dev/nvme1n1"} {
+		h.AddDisk(p, 10*gib)
+		f.disks = append(f.disks, disk.Disk{Path: p, Transport: "nvme", Serial: p[5:10], Size: 10 * gib})
+	}
+	a := NewAgent(pool.NewManager(lvm.New(h, kernel, lvm.Options{}), nil), f, kernel, slog.New(slog.DiscardHandler))
+	want(t, a, `{profiles: {thick: {mode: thick, disks: {serial: nvme0}}, thin: {disks: {serial: nvme1}}}, pools: {a: thick, b: thin}}`)
+
+	check(t, a, told{"a", true, []string{"/dev/nvme0n1"}, nil, false}, told{"b", true, nil, nil, true})
+	if err := a.Lacks(); err == nil || !a.Ready() {
+		t.Errorf("lacks %v, ready %t", err, a.Ready())
+	}
+	text := a.Statuses()[1].Err
+	for _, word := range []string{"modprobe dm_thin_pool", "modules-load.d", "kind: KernelModuleConfig, name: dm_thin_pool", "machine.kernel.modules: [{name: dm_thin_pool}]"} {
+		if !strings.Contains(text, word) {
+			t.Errorf("%q is not in %q", word, text)
+		}
+	}
+	// The controller clips the text of a condition there (controller/pools, maxText).
+	if len(text) > 500-32 {
+		t.Errorf("%d bytes: %s", len(text), text)
+	}
+
+	kernel.lacks = nil
+	check(t, a, told{"a", true, []string{"/dev/nvme0n1"}, nil, false}, told{"b", true, []string{"/dev/nvme1n1"}, nil, false})
+	if err := a.Lacks(); err != nil {
+		t.Error(err)
+	}
+	kernel.lacks = map[string]string{"linear": "dm_mod"}
+	a.Reconcile(t.Context())
+	if err := a.Lacks(); err == nil || !strings.Contains(err.Error(), "modprobe dm_mod") {
+		t.Errorf("without device-mapper it lacks %v", err)
+	}
+}
+
+func TestModuleEvent(t *testing.T) {
+	for msg, want := range map[string]bool{
+		"add@/module/dm_thin_pool\x00ACTION=add": true,
+		"remove@/module/dm_thin_pool":            false,
+		"add@/module/xfs":                        false,
+	} {
+		if got := moduleEvent([]byte(msg)); got != want {
+			t.Errorf("%q: %t", msg, got)
+		}
+	}
 }
 
 func TestDiskEvent(t *testing.T) {

@@ -15,7 +15,8 @@ import (
 // looked at: a disk that appears sends several events.
 const settle = time.Second
 
-// watchDisks makes a reconciliation due when the kernel reports a disk
+// watchDisks makes a reconciliation due when the kernel reports a disk, or a module
+// that pools may have waited for
 // (netlink(7), NETLINK_KOBJECT_UEVENT; a pod's network namespace gets block
 // events too, lib/kobject_uevent.c, uevent_net_broadcast_untagged). Without
 // events the resync finds new disks later.
@@ -36,7 +37,7 @@ func (a *Agent) watchDisks(ctx context.Context, events *os.File) {
 			a.log.Warn("no more events of new disks", "error", err)
 			return
 		}
-		if err != nil || diskEvent(buf[:n]) {
+		if err != nil || diskEvent(buf[:n]) || moduleEvent(buf[:n]) {
 			timer.Reset(settle)
 		}
 	}
@@ -57,6 +58,10 @@ func openUevents() (*os.File, error) {
 
 // isOverrun: events were lost, so anything may have happened.
 func isOverrun(err error) bool { return errors.Is(err, unix.ENOBUFS) }
+
+// moduleEvent reports whether a device-mapper module was loaded: "add@/module/dm_thin_pool\x00…"
+// (mod_sysfs_setup() in kernel/module/sysfs.c).
+func moduleEvent(msg []byte) bool { return bytes.HasPrefix(msg, []byte("add@/module/dm_")) }
 
 // diskEvent reports whether a uevent is about a whole disk that a pool might
 // have: "add@/devices/…\x00ACTION=add\x00SUBSYSTEM=block\x00DEVTYPE=disk\x00…".
