@@ -14,7 +14,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/lamina-csi/lamina/driver"
 	"github.com/lamina-csi/lamina/driver/link"
@@ -33,7 +32,7 @@ func run(ctx context.Context, c config) error {
 	if err := os.Setenv("PATH", mount.SearchPath(c.Userland)); err != nil {
 		return err
 	}
-	unlock, err := lockNode(c.RunDir)
+	unlock, err := lockNode(ctx, c.RunDir, log)
 	if err != nil {
 		return err
 	}
@@ -66,6 +65,7 @@ func run(ctx context.Context, c config) error {
 		Mounter:         mounter,
 		Agent:           &poolAgent{Agent: agent, pools: pools, fromFile: c.Pools != ""},
 		Ready:           func() error { return ready(agent) },
+		Lacks:           agent.Lacks,
 		Running:         func() []driver.RunningCommand { return running(client) },
 		Log:             log,
 		Registry:        registry,
@@ -109,23 +109,6 @@ func newLog(debug bool) *slog.Logger {
 		level = slog.LevelDebug
 	}
 	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-}
-
-// lockNode keeps a second agent off this node: two would run lvm on the same
-// groups and stage the same volumes.
-func lockNode(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("lock this node: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock this node: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock this node: another lamina-node holds %s: %w", f.Name(), err)
-	}
-	return func() { f.Close() }, nil
 }
 
 // newClient makes the lvm client and its metrics.
