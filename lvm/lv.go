@@ -38,7 +38,7 @@ type ThinPoolCreate struct {
 // discards reach the disk, and a full pool queues writes for a while (the kernel
 // turns that into errors after 60 s): the agent extends a pool in that time.
 func (c *Client) LVCreateThinPool(ctx context.Context, o ThinPoolCreate) error {
-	args := append(o.args(), "--type", "thin-pool",
+	args := append(append(o.args(), active...), "--type", "thin-pool",
 		"--size", bytesArg(o.Size), "--poolmetadatasize", bytesArg(o.MetadataSize),
 		"--chunksize", bytesArg(o.ChunkSize), "--zero", "y", "--discards", "passdown",
 		"--poolmetadataspare", "y")

@@ -13,7 +13,7 @@ import (
 var options = map[string]map[string]bool{
 	"vgcreate": {"--metadatasize": true, "--addtag": true, "--setautoactivation": true},
 	"vgextend": {"--metadatasize": true},
-	"vgchange": {"--addtag": true},
+	"vgchange": {"--addtag": true, "--activate": true},
 	"lvcreate": {
 		"--name": true, "--addtag": true, "--type": true,
 		"--size": true, "--virtualsize": true, "--poolmetadatasize": true, "--chunksize": true,

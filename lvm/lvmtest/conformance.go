@@ -130,6 +130,16 @@ func (s *suite) fails(want error, change func() error) {
 	}
 }
 
+// command runs lvm as somebody else on the host would.
+func (s *suite) command(name string, args ...string) {
+	s.Helper()
+	res, err := s.Runner.Run(s.ctx, lvm.Command{Name: name, Args: append([]string{"--devices", s.group.Devices[0].String()}, args...)})
+	s.ok(err)
+	if res.Exit != 0 {
+		s.Fatalf("%s: exit %d: %s", name, res.Exit, res.Stderr)
+	}
+}
+
 var compareNames = cmp.Options{
 	cmp.Comparer(func(a, b lvm.VGName) bool { return a == b }),
 	cmp.Comparer(func(a, b lvm.LVName) bool { return a == b }),

@@ -135,6 +135,10 @@ func checkActivation(s *suite) {
 	if _, err := s.Client.PoolStatus(s.group.Name, pool); !errors.Is(err, lvm.ErrNotFound) {
 		s.Fatalf("status of an inactive pool: %v", err)
 	}
+	// Nobody else activates any of them without meaning them.
+	s.command("vgchange", "--activate", "y", "--", s.group.Name.String())
+	s.inactive("a")
+	s.inactive("pool0")
 	s.ok(s.Client.LVActivate(s.ctx, s.group, lvName("a"), lvName("b")))
 	s.holds(s.path("a"), 0, pattern("aaaa", 4096))
 	s.holds(s.path("b"), 0, pattern("bbbb", 4096))

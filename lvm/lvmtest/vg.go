@@ -234,6 +234,16 @@ func (c *call) vgchange() error {
 	if err != nil {
 		return err
 	}
+	if c.args.str("--activate") == "y" {
+		for _, l := range v.lvs {
+			if l.visible && !l.skipActivation {
+				if _, err := c.h.activate(l); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
 	v.tags = mergeTags(v.tags, c.args.values["--addtag"], nil)
 	c.h.commit(v, "vgchange")
 	c.print("  Volume group %q successfully changed\n", v.name)
