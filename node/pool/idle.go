@@ -62,6 +62,54 @@ func (m *Manager) closeIdle(ctx context.Context, id ID) error {
 	return wrap(err, "deactivate %s", id)
 }
 
+// CloseAll deactivates what nobody uses: each volume of ours that is not open, and a
+// thin pool of ours that has no active volume left. The disks below, which may be
+// encrypted, can be closed then, and the host can shut down. One process a pool.
+func (m *Manager) CloseAll(ctx context.Context) error {
+	var errs []error
+	for _, p := range m.snapshot() {
+		errs = append(errs, wrap(m.closeAll(ctx, p), "close pool %s", p.spec.Name))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) closeAll(ctx context.Context, p *Pool) error {
+	vg, err := m.readVG(p)
+	if err != nil {
+		return err
+	}
+	var closed []lvm.LVName
+	poolUsed := false
+	for i := range vg.LVs {
+		lv := &vg.LVs[i]
+		info, err := m.dm.Info(lvm.DMName(vg.Name, lv.Name, ""))
+		if err != nil || lv.Name == thinPoolLV {
+			continue
+		}
+		kind := readTags(lv.Tags)[keyKind]
+		if ours := kind == kindVolume || kind == kindSnapshot; ours && info.OpenCount == 0 {
+			closed = append(closed, lv.Name)
+		} else if lv.Thin != nil {
+			poolUsed = true
+		}
+	}
+	// With the own device of the pool gone, LVM takes the rest of it down with the last
+	// volume, whatever the order.
+	if lv, ok := vg.LV(thinPoolLV); ok && !poolUsed && readTags(lv.Tags)[keyKind] == kindPool {
+		if _, err := m.lvm.PoolStatus(vg.Name, thinPoolLV); err == nil {
+			closed = append(closed, thinPoolLV)
+		}
+	}
+	if len(closed) == 0 {
+		return nil
+	}
+	err = m.lvm.LVDeactivate(ctx, p.group, closed...)
+	if errors.Is(err, lvm.ErrInUse) {
+		return nil // opened meanwhile
+	}
+	return err
+}
+
 // opened takes back what [Manager.Released] said. The caller holds the volume's key.
 func (m *Manager) opened(id ID) {
 	m.mu.Lock()
