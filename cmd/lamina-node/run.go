@@ -43,6 +43,9 @@ func run(ctx context.Context, c config) error {
 		return err
 	}
 	mounter := mount.New(mountConfig(c))
+	if err := mounter.CheckPropagation(); err != nil {
+		return err
+	}
 	pools := pool.NewManager(client, mounter)
 	agent := node.NewAgent(pools, &disk.System{Prober: prober{mounter}}, kernel, log)
 	if c.Pools != "" {
@@ -85,7 +88,7 @@ func run(ctx context.Context, c config) error {
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
-	if err := closeIdle(pools); err != nil {
+	if err := closeAll(pools); err != nil {
 		log.Warn("volumes that nobody uses stay active", "error", err)
 	}
 	log.Info("lamina-node has stopped")
@@ -95,12 +98,12 @@ func run(ctx context.Context, c config) error {
 // closeTime bounds what is done after the last call has ended.
 const closeTime = 20 * time.Second
 
-// closeIdle leaves only volumes that pods use, so that the disks of a node that shuts
+// closeAll leaves only volumes that are in use, so that the disks of a node that shuts
 // down can be closed.
-func closeIdle(pools *pool.Manager) error {
+func closeAll(pools *pool.Manager) error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
-	return pools.CloseIdle(ctx, 0)
+	return pools.CloseAll(ctx)
 }
 
 func newLog(debug bool) *slog.Logger {
