@@ -12,7 +12,7 @@ import (
 )
 
 // seccomp is containerd's default profile under the capabilities below, without those
-// of other machines: go run ./seccomp CAPABILITY... in test/cluster/tools.
+// of other machines: go run ./seccomp/main.go CAPABILITY... in test/cluster/tools.
 //
 //go:embed seccomp.json
 var seccomp []byte

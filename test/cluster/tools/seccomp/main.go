@@ -1,5 +1,8 @@
+//go:build ignore
+
 // Command seccomp prints containerd's default seccomp profile for a service of Talos:
-// with all capabilities but two. It is part of this module because containerd is.
+// with the capabilities that are its arguments. It lies in this module because containerd
+// does, and is ignored so that no version here depends on it.
 package main
 
 import (
