@@ -77,8 +77,12 @@ RELEASE := $(shell sed -n 's/^appVersion: *\([^ ]*\).*/\1/p' deploy/helm/lamina/
 e2e-images:
 	$(MAKE) image VERSION=$(RELEASE)
 
+.PHONY: e2e-extension
+e2e-extension:
+	$(MAKE) extension VERSION=$(RELEASE)
+
 .PHONY: e2e
-e2e: e2e-images ## Lamina on that Kubernetes, as its users use it; as root
+e2e: e2e-images e2e-extension ## Lamina on that Kubernetes, as its users use it; as root
 	go run ./test/cluster/cmd/cluster install
 	go test -tags cluster -count=1 -timeout 85m -v ./test/e2e
 

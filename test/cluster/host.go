@@ -12,7 +12,7 @@ import (
 )
 
 // HostPackages are the Debian packages that the rig calls on the host.
-var HostPackages = slices.Concat(vm.HostPackages, []string{"qemu-utils", "iproute2", "e2fsprogs", "coreutils"})
+var HostPackages = slices.Concat(vm.HostPackages, []string{"qemu-utils", "iproute2", "e2fsprogs", "coreutils", "squashfs-tools"})
 
 // InstallCommand installs HostPackages; it must run as root.
 func InstallCommand() []string {
@@ -24,7 +24,7 @@ func CheckHost() error {
 	if os.Geteuid() != 0 {
 		return errors.New("the test cluster needs root, for its network namespace")
 	}
-	for _, program := range []string{"qemu-system-x86_64", "qemu-img", "ip", "mke2fs", "dpkg-deb", "xz", "chroot", "nice"} {
+	for _, program := range []string{"qemu-system-x86_64", "qemu-img", "ip", "mke2fs", "mksquashfs", "dpkg-deb", "xz", "chroot", "nice"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("%s is not installed: run `go run ./test/cluster/cmd/cluster install`, "+
 				"or as root: %s", program, strings.Join(InstallCommand(), " "))

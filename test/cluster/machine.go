@@ -166,10 +166,16 @@ func (n *Node) qemuArgs() ([]string, error) {
 			"-blockdev", fmt.Sprintf("driver=qcow2,node-name=%s,file=%s-file", name, name),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s", name))
 	}
-	args = append(args,
-		"-blockdev", fmt.Sprintf("driver=file,node-name=config-file,filename=%s,read-only=on", escape(n.file("config.tar"))),
-		"-blockdev", "driver=raw,node-name=config,file=config-file,read-only=on",
-		"-device", "virtio-blk-pci,drive=config")
+	readOnly := []struct{ name, file string }{{"config", n.file("config.tar")}}
+	if n.extension != "" {
+		readOnly = append(readOnly, struct{ name, file string }{"extension", n.extension})
+	}
+	for _, d := range readOnly { // in the order of package wire's names
+		args = append(args,
+			"-blockdev", fmt.Sprintf("driver=file,node-name=%s-file,filename=%s,read-only=on", d.name, escape(d.file)),
+			"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,file=%s-file,read-only=on", d.name, d.name),
+			"-device", "virtio-blk-pci,drive="+d.name)
+	}
 	for i, path := range n.disks {
 		disk, err := vm.DiskArgs(i, vm.Disk{Serial: n.DiskSerial(i), Path: path, Size: cfg.DiskSize})
 		if err != nil {

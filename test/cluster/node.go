@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,6 +34,8 @@ type Node struct {
 	index   int
 	disks   []string
 	qemu    *process // nil when the power is off
+	// extension is the image of a system extension, "" for none.
+	extension string
 }
 
 // Name is the node's name in Kubernetes: node-0, node-1, ...
@@ -126,6 +129,22 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		return fmt.Errorf("shut %s down: it is still up: %w; its console ended with:\n%s",
 			n.Name(), errors.Join(ctx.Err(), <-told), n.Console())
 	}
+}
+
+// SetExtension gives the node's next boots a system extension in Talos' format, as
+// Talos' installer does: rootfs is the host path of the extension's directory of that
+// name, "" for none. Its files are merged into /usr/local, and its services run.
+func (n *Node) SetExtension(ctx context.Context, rootfs string) error {
+	if n.extension = ""; rootfs == "" {
+		return nil
+	}
+	image := n.file("extension.squashfs")
+	out, err := exec.CommandContext(ctx, "mksquashfs", rootfs, image, "-all-root", "-noappend", "-no-progress", "-quiet").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("make the extension of %s: mksquashfs: %w: %s", n.Name(), err, out)
+	}
+	n.extension = image
+	return nil
 }
 
 // Reboot is Shutdown and Boot.

@@ -67,6 +67,7 @@ func TestE2E(t *testing.T) {
 		{"power cut", (*space).powerCut},
 		{"drain and reboot", (*space).drained},
 		{"node gone", (*space).nodeGone},
+		{"extension mode", (*space).extensionMode}, // stays so
 	} {
 		s.step(t, st.name, st.run)
 	}

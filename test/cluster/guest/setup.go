@@ -80,8 +80,11 @@ func setUp() error {
 	if err := unix.Mount(wire.ImageDisk, "/var/lib/containerd", "ext4", 0, ""); err != nil {
 		return fmt.Errorf("mount the image store: %w", err)
 	}
+	if err := mergeExtension(); err != nil {
+		return fmt.Errorf("merge the system extension: %w", err)
+	}
 	startServices()
-	return nil
+	return startExtensions()
 }
 
 func mountAll() error {

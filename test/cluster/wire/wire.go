@@ -9,11 +9,12 @@ import vmwire "github.com/lamina-csi/lamina/test/vm/wire"
 // [ConfigDisk] is unpacked over its root.
 const ConfigPath = "etc/cluster/node.json"
 
-// The node's disks beside its NVMe disks: the root, containerd's image store,
-// and a tar archive of files that differ between nodes.
+// The node's disks beside its NVMe disks: the root, containerd's image store, a
+// tar archive of files that differ between nodes, and, on some, a system extension.
 const (
-	ImageDisk  = "/dev/vdb"
-	ConfigDisk = "/dev/vdc"
+	ImageDisk     = "/dev/vdb"
+	ConfigDisk    = "/dev/vdc"
+	ExtensionDisk = "/dev/vdd"
 )
 
 // ExecPort is where init listens for requests to run a program as root. The
