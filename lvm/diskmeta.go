@@ -33,7 +33,9 @@ const (
 	rawLocnOffset  = 40
 	rawLocnIgnored = 1
 	initialCRC     = 0xf597a6cf // INITIAL_CRC, lib/misc/crc.h
-	maxMetadata    = 1 << 28
+	// maxMetadata bounds the text that is read into memory: twice what fits the
+	// areas of 16 MiB that our groups have (two copies must fit).
+	maxMetadata = 1 << 24
 )
 
 // readMetadata reads the committed metadata from a physical volume. The text is

@@ -134,3 +134,47 @@ func TestReadMetadataErrors(t *testing.T) {
 		t.Error("a disk that ends before its metadata was read")
 	}
 }
+
+// Headers with sound checksums that point elsewhere: nothing is read there, and no
+// more memory is taken than the bound allows.
+func TestReadMetadataHostile(t *testing.T) {
+	le := binary.LittleEndian
+	for name, c := range map[string]struct {
+		offset, size uint64 // of the text
+		area         uint64 // size of the area that the label tells
+	}{
+		"offset beyond":        {1 << 40, 16, 8192},
+		"offset at the end":    {8192, 16, 8192},
+		"size beyond":          {512, 1 << 40, 8192},
+		"size overflows":       {512, 1<<64 - 1, 8192},
+		"offset overflows":     {1<<64 - 1, 16, 8192},
+		"huge area":            {512, 1 << 30, 1 << 61},
+		"area overflows":       {512, 16, 1<<64 - 1},
+		"area is its header":   {512, 16, 512},
+		"text wraps to itself": {8191, 8192 - 512 + 1, 8192},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := sound.build()
+			label := disk[sectorSize:][:sectorSize]
+			le.PutUint64(label[32+40+40:], c.area)
+			le.PutUint32(label[16:], crc(label[20:]))
+			header := disk[sound.mdaStart:][:mdaHeaderSize]
+			le.PutUint64(header[rawLocnOffset:], c.offset)
+			le.PutUint64(header[rawLocnOffset+8:], c.size)
+			le.PutUint32(header, crc(header[4:]))
+			raw, err := readMetadata(bytes.NewReader(disk), Generation{})
+			if !errors.Is(err, ErrInvalid) {
+				t.Errorf("read %d bytes, %v", len(raw.Text), err)
+			}
+		})
+	}
+	for _, list := range []uint32{1 << 31, 1<<32 - 40, 1<<32 - 1, 500} {
+		disk := sound.build()
+		label := disk[sectorSize:][:sectorSize]
+		le.PutUint32(label[20:], list)
+		le.PutUint32(label[16:], crc(label[20:]))
+		if _, err := readMetadata(bytes.NewReader(disk), Generation{}); err == nil {
+			t.Errorf("lists of areas at %d were read", list)
+		}
+	}
+}

@@ -72,11 +72,20 @@ func FuzzParseMetadata(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if vg.Name.IsZero() || vg.ExtentSize <= 0 || vg.MetadataFree < 0 {
+		if vg.Name.IsZero() || vg.ExtentSize <= 0 || vg.MetadataFree < 0 || vg.Free() < 0 {
 			t.Errorf("%+v", vg)
 		}
+		var sum int64
+		for _, p := range vg.PVs {
+			sum += p.Size
+			if p.Size < 0 || p.Free < 0 || p.Free > p.Size || sum < 0 {
+				t.Errorf("%+v", p)
+			}
+		}
+		sum = 0
 		for _, l := range vg.LVs {
-			if checkName(l.Name.String()) != nil || l.Thin != nil && l.Thin.Pool.IsZero() {
+			sum += l.Size
+			if l.Size < 0 || sum < 0 || checkName(l.Name.String()) != nil || l.Thin != nil && l.Thin.Pool.IsZero() {
 				t.Errorf("%+v", l)
 			}
 		}
@@ -108,6 +117,11 @@ func FuzzParseFullReport(f *testing.F) {
 		for _, vg := range r.VGs {
 			if vg.Name.IsZero() {
 				t.Errorf("%+v", vg)
+			}
+			for _, tag := range vg.Tags {
+				if _, err := ParseTag(tag.String()); err != nil {
+					t.Error(err)
+				}
 			}
 		}
 	})
@@ -150,6 +164,25 @@ func FuzzParseVersion(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		if v, err := parseVersion(text); err == nil && !strings.Contains(text, "LVM version:") {
 			t.Errorf("%q: %v", text, v)
+		}
+	})
+}
+
+// Whatever lvm prints, its end is no panic, and a text that nothing is known of has
+// no reason.
+func FuzzClassify(f *testing.F) {
+	f.Add("  Volume group \"x\" not found\n", []byte(`{"log":[{"log_type":"error","log_message":"a"}]}`))
+	f.Add(" in use.", []byte(`{"log":[{}]}`))
+	f.Fuzz(func(t *testing.T, stderr string, stdout []byte) {
+		messages := append(lines([]byte(stderr)), reportErrors(stdout)...)
+		kind := classify(messages)
+		for _, m := range messages {
+			if m == "" {
+				t.Error("an empty message")
+			}
+		}
+		if kind != nil && len(messages) == 0 {
+			t.Errorf("nothing was said, and it means %v", kind)
 		}
 	})
 }

@@ -80,22 +80,24 @@ func parseMetadata(raw RawMetadata) (*VG, error) {
 	if err != nil {
 		return nil, err
 	}
+	var groups []string
 	for key := range root {
-		s := root.sub(key)
-		if s == nil || s.str("id") == "" {
-			continue
+		if root.sub(key).str("id") != "" {
+			groups = append(groups, key)
 		}
-		vg, err := parseVG(key, s)
-		if err != nil {
-			return nil, err
-		}
-		vg.MetadataSize = raw.AreaSize
-		// Two copies must fit: half of the area less the header is usable
-		// (vg_mda_free, lib/metadata/metadata.c).
-		vg.MetadataFree = max(0, (raw.AreaSize-mdaHeaderSize)/2-int64(raw.Generation.Size))
-		return vg, nil
 	}
-	return nil, fmt.Errorf("metadata text: %w: it holds no volume group", ErrInvalid)
+	if len(groups) != 1 {
+		return nil, fmt.Errorf("metadata text: %w: it holds %d volume groups", ErrInvalid, len(groups))
+	}
+	vg, err := parseVG(groups[0], root.sub(groups[0]))
+	if err != nil {
+		return nil, err
+	}
+	vg.MetadataSize = raw.AreaSize
+	// Two copies must fit: half of the area less the header is usable
+	// (vg_mda_free, lib/metadata/metadata.c).
+	vg.MetadataFree = max(0, (raw.AreaSize-mdaHeaderSize)/2-int64(raw.Generation.Size))
+	return vg, nil
 }
 
 func parseVG(name string, s section) (*VG, error) {
@@ -107,11 +109,12 @@ func parseVG(name string, s section) (*VG, error) {
 		Name:       vgName,
 		UUID:       s.str("id"),
 		Seqno:      s.num("seqno"),
-		ExtentSize: s.num("extent_size") * sectorSize,
+		ExtentSize: s.num("extent_size"),
 	}
-	if vg.ExtentSize <= 0 {
-		return nil, fmt.Errorf("volume group %s: %w: no extent size", name, ErrInvalid)
+	if vg.ExtentSize <= 0 || vg.ExtentSize > maxUint32 {
+		return nil, fmt.Errorf("volume group %s: %w: extents of %d sectors", name, ErrInvalid, vg.ExtentSize)
 	}
+	vg.ExtentSize *= sectorSize
 	if vg.Tags, err = parseTags(s); err != nil {
 		return nil, fmt.Errorf("volume group %s: %w", name, err)
 	}
@@ -122,11 +125,15 @@ func parseVG(name string, s section) (*VG, error) {
 		if err != nil {
 			return nil, fmt.Errorf("volume group %s, %s: %w", name, key, err)
 		}
+		size, err := extents(pv.num("pe_count"), vg.ExtentSize)
+		if err != nil {
+			return nil, fmt.Errorf("volume group %s, %s: %w", name, key, err)
+		}
 		vg.PVs = append(vg.PVs, PV{
 			UUID:        pv.str("id"),
 			Device:      pv.str("device"),
-			Size:        pv.num("pe_count") * vg.ExtentSize,
-			Free:        max(0, free[key]) * vg.ExtentSize,
+			Size:        size,
+			Free:        min(max(0, free[key])*vg.ExtentSize, size),
 			Missing:     contains(pv.strs("flags"), "MISSING"),
 			Allocatable: contains(pv.strs("status"), "ALLOCATABLE"),
 			Tags:        tags,
@@ -139,9 +146,43 @@ func parseVG(name string, s section) (*VG, error) {
 		}
 		vg.LVs = append(vg.LVs, lv)
 	}
+	if err := vg.checkSums(); err != nil {
+		return nil, fmt.Errorf("volume group %s: %w", name, err)
+	}
 	slices.SortFunc(vg.PVs, func(a, b PV) int { return strings.Compare(a.UUID, b.UUID) })
 	slices.SortFunc(vg.LVs, func(a, b LV) int { return strings.Compare(a.Name.s, b.Name.s) })
 	return vg, nil
+}
+
+// LVM counts extents and their sectors in 32 bits (lib/format_text/import_vsn1.c).
+// No device is larger than maxBytes, so that sums of a few sizes do not overflow.
+const (
+	maxUint32 = 1<<32 - 1
+	maxBytes  = 1 << 60
+)
+
+// extents is the size of that many extents in bytes.
+func extents(count, extent int64) (int64, error) {
+	if count < 0 || count > maxUint32 || count > maxBytes/extent {
+		return 0, fmt.Errorf("%w: %d extents of %d bytes", ErrInvalid, count, extent)
+	}
+	return count * extent, nil
+}
+
+// checkSums keeps the sums of sizes that callers make from overflowing.
+func (vg *VG) checkSums() error {
+	var pvs, lvs int64
+	for _, pv := range vg.PVs {
+		if pvs += pv.Size; pvs > maxBytes {
+			return fmt.Errorf("%w: its physical volumes have more than %d bytes", ErrInvalid, maxBytes)
+		}
+	}
+	for _, lv := range vg.LVs {
+		if lvs += lv.Size; lvs > 4*maxBytes { // thin volumes promise more than there is
+			return fmt.Errorf("%w: its logical volumes have more than %d bytes", ErrInvalid, 4*maxBytes)
+		}
+	}
+	return nil
 }
 
 // freeExtents counts what is left on each PV that is present. The text does not
@@ -207,7 +248,14 @@ func parseLV(name string, s section, extent int64) (LV, error) {
 		if seg == nil {
 			return LV{}, fmt.Errorf("logical volume %s: %w: segment %d is missing", name, ErrInvalid, n)
 		}
-		lv.Size += seg.num("extent_count") * extent
+		size, err := extents(seg.num("extent_count"), extent)
+		if err == nil && lv.Size+size > maxBytes {
+			err = fmt.Errorf("%w: more than %d bytes", ErrInvalid, maxBytes)
+		}
+		if err != nil {
+			return LV{}, fmt.Errorf("logical volume %s: %w", name, err)
+		}
+		lv.Size += size
 		if n == 1 {
 			if err := parseSegment(&lv, seg); err != nil {
 				return LV{}, fmt.Errorf("logical volume %s: %w", name, err)

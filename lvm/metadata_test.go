@@ -2,6 +2,7 @@ package lvm
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -176,6 +177,17 @@ func TestParseMetadataErrors(t *testing.T) {
 		"no pool":         vg + `logical_volumes { a { segment_count = 1 segment1 { type = "thin" } } } }`,
 		"pool's name":     vg + `logical_volumes { a { segment_count = 1 segment1 { type = "thin" thin_pool = "-y" } } } }`,
 		"origin's name":   vg + `logical_volumes { a { segment_count = 1 segment1 { type = "thin" thin_pool = "p" origin = "-y" } } } }`,
+		"two groups":      `a { id = "x" extent_size = 8192 } b { id = "y" extent_size = 8192 }`,
+		"group is a list": `vg = ["id", "x"]`,
+		"extent negative": `vg { id = "x" extent_size = -8192 }`,
+		"extent huge":     `vg { id = "x" extent_size = 36028797018963968 }`,
+		"PV negative":     vg + `physical_volumes { pv0 { pe_count = -1 } } }`,
+		"PV huge":         vg + `physical_volumes { pv0 { pe_count = 9223372036854775807 } } }`,
+		"PVs huge":        bigGroup("physical_volumes", "pe_count = 67108864", 200),
+		"LVs huge":        bigGroup("logical_volumes", "segment_count = 1 segment1 { extent_count = 67108864 }", 1000),
+		"LV negative":     vg + `logical_volumes { a { segment_count = 1 segment1 { extent_count = -1 } } } }`,
+		"LV huge":         vg + `logical_volumes { a { segment_count = 1 segment1 { extent_count = 9223372036854775807 } } } }`,
+		"segments huge":   bigLV(200),
 		"pool's data":     vg + `logical_volumes { a { segment_count = 1 segment1 { type = "thin-pool" metadata = "m" } } } }`,
 	} {
 		got, err := parseMetadata(RawMetadata{Text: []byte(text), AreaSize: 1 << 20})
@@ -186,4 +198,24 @@ func TestParseMetadataErrors(t *testing.T) {
 			t.Errorf("%s: %v, want ErrInvalid", name, err)
 		}
 	}
+}
+
+// bigGroup is a group of that many objects of 2^56 bytes.
+func bigGroup(list, object string, n int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "vg { id = \"x\" extent_size = 2097152 %s {", list)
+	for i := range n {
+		fmt.Fprintf(&b, " o%d { %s }", i, object)
+	}
+	return b.String() + " } }"
+}
+
+// bigLV is a group with one volume of that many segments of 2^53 bytes.
+func bigLV(segments int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "vg { id = \"x\" extent_size = 4194304 logical_volumes { a { segment_count = %d", segments)
+	for i := range segments {
+		fmt.Fprintf(&b, " segment%d { extent_count = 4194304 }", i+1)
+	}
+	return b.String() + " } } }"
 }

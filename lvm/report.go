@@ -76,14 +76,17 @@ func (c *Client) FullReport(ctx context.Context, devices ...DevicePath) (Report,
 	if perr != nil {
 		return Report{}, errors.Join(err, perr)
 	}
-	report.Incomplete = err
+	report.Incomplete = errors.Join(err, report.Incomplete)
 	return report, err
 }
 
 type row map[string]string
 
 // parseFullReport reads the JSON of fullreport (lib/report/report.c): one object
-// per group, one without a name for physical volumes that belong to none.
+// per group, one without a name for physical volumes that belong to none. A group
+// that cannot be understood makes the report incomplete and hides no other one: it
+// may come from a disk that somebody has made for that, since LVM reads names and
+// tags that it would not write.
 func parseFullReport(text []byte) (Report, error) {
 	var doc struct {
 		Report []struct{ VG, PV, LV, Seg []row }
@@ -92,32 +95,42 @@ func parseFullReport(text []byte) (Report, error) {
 		return Report{}, fmt.Errorf("fullreport: %w", err)
 	}
 	var out Report
+	var errs []error
 	for _, r := range doc.Report {
-		pvs, err := parsePVRows(r.PV)
-		if err != nil {
-			return Report{}, fmt.Errorf("fullreport: %w", err)
+		if err := out.add(r.VG, r.PV, r.LV, r.Seg); err != nil {
+			errs = append(errs, fmt.Errorf("fullreport: %w", err))
 		}
-		if len(r.VG) == 0 || r.VG[0]["vg_name"] == "" {
-			out.Loose = append(out.Loose, pvs...)
-			continue
-		}
-		vg, err := parseVGRow(r.VG[0])
-		if err != nil {
-			return Report{}, fmt.Errorf("fullreport: %w", err)
-		}
-		vg.PVs = pvs
-		types := firstSegments(r.Seg)
-		for _, l := range r.LV {
-			lv, err := parseLVRow(l)
-			if err != nil {
-				return Report{}, fmt.Errorf("fullreport: volume group %s: %w", vg.Name, err)
-			}
-			lv.Type = types[lv.UUID]
-			vg.LVs = append(vg.LVs, lv)
-		}
-		out.VGs = append(out.VGs, vg)
 	}
+	out.Incomplete = errors.Join(errs...)
 	return out, nil
+}
+
+// add takes over one object of the report, or nothing of it.
+func (r *Report) add(vgs, pvRows, lvRows, segs []row) error {
+	pvs, err := parsePVRows(pvRows)
+	if err != nil {
+		return err
+	}
+	if len(vgs) == 0 || vgs[0]["vg_name"] == "" {
+		r.Loose = append(r.Loose, pvs...)
+		return nil
+	}
+	vg, err := parseVGRow(vgs[0])
+	if err != nil {
+		return err
+	}
+	vg.PVs = pvs
+	types := firstSegments(segs)
+	for _, l := range lvRows {
+		lv, err := parseLVRow(l)
+		if err != nil {
+			return fmt.Errorf("volume group %s: %w", vg.Name, err)
+		}
+		lv.Type = types[lv.UUID]
+		vg.LVs = append(vg.LVs, lv)
+	}
+	r.VGs = append(r.VGs, vg)
+	return nil
 }
 
 // firstSegments finds the type of each LV's first segment by the LV's UUID. It is

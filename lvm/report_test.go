@@ -31,17 +31,55 @@ func TestParseFullReportErrors(t *testing.T) {
 	for name, text := range map[string]string{
 		"no JSON":       `  Volume group "x" not found`,
 		"empty":         ``,
-		"size":          `{"report":[{"vg":[{"vg_name":"a","vg_size":"1.00g","vg_free":"0","vg_missing_pv_count":"0"}]}]}`,
-		"name":          `{"report":[{"vg":[{"vg_name":"-y","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0"}]}]}`,
-		"LV size":       `{"report":[{"vg":[{"vg_name":"a","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0"}],"lv":[{"lv_size":""}]}]}`,
-		"tag":           `{"report":[{"vg":[{"vg_name":"a","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0","vg_tags":"a,,b"}]}]}`,
-		"PV size":       `{"report":[{"pv":[{"pv_name":"/dev/a"}]}]}`,
 		"not strings":   `{"report":[{"vg":[{"vg_name":1}]}]}`,
 		"not an object": `[]`,
 	} {
 		if r, err := parseFullReport([]byte(text)); err == nil {
 			t.Errorf("%s: read as %+v", name, r)
 		}
+	}
+}
+
+// A group that cannot be understood is left out, is told of, and hides no other.
+func TestParseFullReportHostileGroup(t *testing.T) {
+	const good = `{"vg":[{"vg_name":"good","vg_uuid":"u","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0","vg_tags":"lamina.pool=fast"}]}`
+	for name, bad := range map[string]string{
+		"size":          `{"vg":[{"vg_name":"a","vg_size":"1.00g","vg_free":"0","vg_missing_pv_count":"0"}]}`,
+		"name":          `{"vg":[{"vg_name":"-y","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0"}]}`,
+		"selection":     `{"vg":[{"vg_name":"@lamina.pool=fast","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0"}]}`,
+		"LV size":       `{"vg":[{"vg_name":"a","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0"}],"lv":[{"lv_size":""}]}`,
+		"empty tag":     `{"vg":[{"vg_name":"a","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0","vg_tags":"a,,b"}]}`,
+		"tag":           `{"vg":[{"vg_name":"a","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0","vg_tags":"lamina.pool=fast x"}]}`,
+		"tag of an LV":  `{"vg":[{"vg_name":"a","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0"}],"lv":[{"lv_size":"1","lv_tags":"\u001b[2J"}]}`,
+		"PV size":       `{"vg":[{"vg_name":"a","vg_size":"1","vg_free":"0","vg_missing_pv_count":"0"}],"pv":[{"pv_name":"/dev/a"}]}`,
+		"PV, no group":  `{"pv":[{"pv_name":"/dev/a"}]}`,
+		"huge size":     `{"vg":[{"vg_name":"a","vg_size":"99999999999999999999","vg_free":"0","vg_missing_pv_count":"0"}]}`,
+		"missing count": `{"vg":[{"vg_name":"a","vg_size":"1","vg_free":"0"}]}`,
+	} {
+		for _, order := range []string{bad + "," + good, good + "," + bad} {
+			r, err := parseFullReport([]byte(`{"report":[` + order + `]}`))
+			if err != nil || !errors.Is(r.Incomplete, ErrInvalid) {
+				t.Errorf("%s: %v, incomplete for %v", name, err, r.Incomplete)
+			}
+			if len(r.VGs) != 1 || r.VGs[0].Name.s != "good" || len(r.VGs[0].Tags) != 1 || len(r.Loose) != 0 {
+				t.Errorf("%s: read as %+v", name, r)
+			}
+		}
+	}
+}
+
+// What a hostile disk makes lvm print is bounded, and lvm is not kept from
+// printing it.
+func TestBoundedOutput(t *testing.T) {
+	var b bounded
+	part := make([]byte, maxOutput/2+1)
+	for range 3 {
+		if n, err := b.Write(part); n != len(part) || err != nil {
+			t.Fatalf("%d bytes of %d written, %v", n, len(part), err)
+		}
+	}
+	if b.Len() != maxOutput {
+		t.Errorf("%d bytes are kept", b.Len())
 	}
 }
 

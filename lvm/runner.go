@@ -37,11 +37,25 @@ type Exec struct {
 	SystemDir string
 }
 
+// maxOutput bounds what is kept of each stream: four times the report of a group
+// whose metadata area is full. A disk that somebody else has written may hold more.
+const maxOutput = 32 << 20
+
+// bounded keeps the beginning of what is written to it. It takes the rest too: a
+// child that cannot write would hang, or end in the middle of a change.
+type bounded struct{ bytes.Buffer }
+
+// Write implements io.Writer.
+func (b *bounded) Write(p []byte) (int, error) {
+	b.Buffer.Write(p[:min(len(p), maxOutput-b.Len())])
+	return len(p), nil
+}
+
 // Run implements [Runner]. The child is the leader of a process group of its
 // own, so that a signal to the agent's group (a terminal's ^C, a container
 // runtime's stop) does not end LVM in the middle of a change.
 func (e Exec) Run(ctx context.Context, cmd Command) (Result, error) {
-	var stdout, stderr bytes.Buffer
+	var stdout, stderr bounded
 	c := exec.CommandContext(ctx, e.Program, append([]string{cmd.Name}, cmd.Args...)...)
 	c.Env = []string{
 		"LC_ALL=C",

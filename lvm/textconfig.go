@@ -12,8 +12,16 @@ import (
 // and \\, "#" comments).
 type section map[string]any
 
-// maxDepth bounds recursion; metadata nests four deep (vg, list, lv, segment).
-const maxDepth = 16
+// Bounds of what a text may ask of memory: it may come from a disk that somebody
+// else has written.
+const (
+	// maxDepth bounds recursion; metadata nests four deep (vg, list, lv, segment).
+	maxDepth = 16
+	// maxNodes bounds values, sections and list elements, of which each takes many
+	// times its text. The full metadata area of 16 MiB that our groups have holds
+	// 700,000.
+	maxNodes = 1 << 20
+)
 
 // parseText reads LVM's configuration text.
 func parseText(text string) (section, error) {
@@ -26,8 +34,17 @@ func parseText(text string) (section, error) {
 }
 
 type textParser struct {
-	text string
-	pos  int
+	text  string
+	pos   int
+	nodes int
+}
+
+// count counts a value, a section or an element of a list.
+func (p *textParser) count() error {
+	if p.nodes++; p.nodes > maxNodes {
+		return fmt.Errorf("more than %d values", maxNodes)
+	}
+	return nil
 }
 
 func (p *textParser) section(depth int) (section, error) {
@@ -53,6 +70,9 @@ func (p *textParser) section(depth int) (section, error) {
 		key := p.word()
 		if key == "" {
 			return nil, fmt.Errorf("unexpected %q", p.text[p.pos])
+		}
+		if err := p.count(); err != nil {
+			return nil, err
 		}
 		p.space()
 		switch {
@@ -86,6 +106,9 @@ func (p *textParser) value() (any, error) {
 			return list, nil
 		}
 		v, err := p.scalar()
+		if err == nil {
+			err = p.count()
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package lvm
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -38,6 +39,27 @@ func TestParseTextErrors(t *testing.T) {
 	} {
 		if s, err := parseText(text); err == nil {
 			t.Errorf("%.20q was read as %v", text, s)
+		}
+	}
+}
+
+// Few bytes of text for each value, of which each takes much memory: refused long
+// before all of it is read.
+func TestParseTextBombs(t *testing.T) {
+	const n = maxNodes + 1
+	var keys strings.Builder
+	for i := range n {
+		fmt.Fprintf(&keys, "%x{}", i)
+	}
+	for name, text := range map[string]string{
+		"numbers":       "a = [" + strings.Repeat("1,", n),
+		"strings":       "a = [" + strings.Repeat(`"",`, n),
+		"sections":      keys.String(),
+		"the same key":  strings.Repeat("a{}", n),
+		"deep sections": strings.Repeat("a{", n),
+	} {
+		if _, err := parseText(text); err == nil || len(err.Error()) > 200 {
+			t.Errorf("%s: %.200v", name, err)
 		}
 	}
 }
