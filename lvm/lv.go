@@ -169,9 +169,19 @@ func (c *Client) ReloadThin(g Group, name LVName) error {
 		return fmt.Errorf("reload %s: %w: no thin volume of that name", g.path(name), ErrNotFound)
 	}
 	dm := DMName(g.Name, name, "")
-	table, err := c.kernel.Table(dm)
+	info, err := c.kernel.Info(dm)
 	if isNotFound(err) {
 		return nil // inactive: activation will load the right table
+	}
+	if err != nil {
+		return err
+	}
+	if info.UUID != DMUUID(vg, lv) {
+		return fmt.Errorf("reload %s: %w: device %s is of another volume group of that name", g.path(name), ErrInvalid, dm)
+	}
+	table, err := c.kernel.Table(dm)
+	if isNotFound(err) {
+		return nil
 	}
 	if err != nil {
 		return err

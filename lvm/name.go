@@ -158,3 +158,10 @@ func DMName(vg VGName, lv LVName, layer string) string {
 	}
 	return name
 }
+
+// DMUUID is the device-mapper UUID of a logical volume's device
+// (lib/activate/dev_manager.c, build_dm_uuid). Its name may be another's: groups on
+// two disks may have the same one.
+func DMUUID(vg *VG, lv *LV) string {
+	return "LVM-" + strings.ReplaceAll(vg.UUID+lv.UUID, "-", "")
+}

@@ -53,7 +53,8 @@ func checkExtendThinInterrupted(s *suite) {
 // noDevices is a kernel on which nothing is active.
 type noDevices struct{ lvm.Kernel }
 
-func (noDevices) Table(string) ([]lvm.Target, error) { return nil, lvm.ErrNotFound }
+func (noDevices) Info(string) (lvm.DeviceInfo, error) { return lvm.DeviceInfo{}, lvm.ErrNotFound }
+func (noDevices) Table(string) ([]lvm.Target, error)  { return nil, lvm.ErrNotFound }
 
 func checkExtendThinInactive(s *suite) {
 	s.makePool(32 * mib)

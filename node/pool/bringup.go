@@ -38,7 +38,11 @@ func (m *Manager) bringUp(ctx context.Context, uuid string) error {
 	if err := m.ensureThinPool(ctx, p); err != nil {
 		return err
 	}
-	if _, err := m.lvm.PoolStatus(p.group.Name, thinPoolLV); errors.Is(err, lvm.ErrNotFound) {
+	vg, err := m.readVG(p)
+	if err != nil {
+		return fmt.Errorf("activate %w", err)
+	}
+	if _, err := m.poolStatus(vg); errors.Is(err, lvm.ErrNotFound) {
 		if err := m.lvm.LVActivate(ctx, p.group, thinPoolLV); err != nil {
 			return wrap(err, "activate pool %s", p.spec.Name)
 		}
@@ -167,7 +171,7 @@ func (m *Manager) grow(ctx context.Context, p *Pool) error {
 	if !ok || lv.Pool == nil {
 		return nil
 	}
-	st, err := m.lvm.PoolStatus(vg.Name, thinPoolLV)
+	st, err := m.poolStatus(vg)
 	if errors.Is(err, lvm.ErrNotFound) {
 		return nil // inactive, or LVM is about to change its table: it does not fill
 	}

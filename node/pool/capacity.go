@@ -82,7 +82,7 @@ func (m *Manager) room(p *Pool) (room, error) {
 	if !ok || pool.Pool == nil {
 		return room{}, fmt.Errorf("room in pool %s: %w: volume group %s has no thin pool %s", p.spec.Name, ErrUnavailable, vg.Name, thinPoolLV)
 	}
-	st, err := m.lvm.PoolStatus(vg.Name, thinPoolLV)
+	st, err := m.poolStatus(vg)
 	if err != nil {
 		return room{}, wrap(err, "room in pool %s", p.spec.Name)
 	}

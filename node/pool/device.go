@@ -105,7 +105,7 @@ func (m *Manager) ActiveDevice(id ID) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	info, err := m.dm.Info(lvm.DMName(f.vg.Name, f.lv.Name, ""))
+	info, err := m.ownDevice(f)
 	if errors.Is(err, lvm.ErrNotFound) {
 		return "", nil
 	}
@@ -125,7 +125,7 @@ func (m *Manager) Usage(id ID) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	info, err := m.dm.Info(lvm.DMName(f.vg.Name, f.lv.Name, ""))
+	info, err := m.ownDevice(f)
 	if err != nil {
 		return Usage{}, wrap(err, "usage of %s", id)
 	}

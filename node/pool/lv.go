@@ -103,19 +103,23 @@ func (m *Manager) activate(ctx context.Context, f found) (string, error) {
 // device is the LV's own device, fit for use. An inactive LV has none: the error
 // is lvm.ErrNotFound.
 func (m *Manager) device(f found) (lvm.DeviceInfo, error) {
+	info, err := m.ownDevice(f)
+	if err == nil && info.Suspended {
+		return info, fmt.Errorf("%s: %w: its device %s is suspended; an lvm command may have been killed: dmsetup resume %s", f.id(), ErrUnavailable, info.Path(), info.Name)
+	}
+	return info, err
+}
+
+// ownDevice is the LV's own device. The name could be another's: the UUID says
+// whose device it is.
+func (m *Manager) ownDevice(f found) (lvm.DeviceInfo, error) {
 	name := lvm.DMName(f.vg.Name, f.lv.Name, "")
 	info, err := m.dm.Info(name)
 	if err != nil {
 		return info, wrap(err, "%s", f.id())
 	}
-	// The name could be another's: the UUID says whose device it is
-	// (lib/activate/dev_manager.c, build_dm_uuid).
-	want := "LVM-" + strings.ReplaceAll(f.vg.UUID+f.lv.UUID, "-", "")
-	if info.UUID != want {
+	if info.UUID != lvm.DMUUID(f.vg, f.lv) {
 		return info, fmt.Errorf("%s: %w: device %s (%s) is another's: UUID %s", f.id(), ErrForeign, name, info.Path(), info.UUID)
-	}
-	if info.Suspended {
-		return info, fmt.Errorf("%s: %w: its device %s is suspended; an lvm command may have been killed: dmsetup resume %s", f.id(), ErrUnavailable, info.Path(), name)
 	}
 	return info, nil
 }

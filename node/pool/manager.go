@@ -158,7 +158,7 @@ func (m *Manager) find(id ID, kind string) (found, error) {
 	}
 	f := found{p, vg, lv, readTags(lv.Tags)}
 	if f.tags[keyKind] != kind {
-		return found{}, fmt.Errorf("%s: %w: it is no %s of ours (tags: %s)", id, ErrForeign, kind, listTags(lv.Tags))
+		return found{}, fmt.Errorf("%s: %w: it is no %s of ours (tags: %.300s)", id, ErrForeign, kind, listTags(lv.Tags))
 	}
 	return f, nil
 }

@@ -28,8 +28,8 @@ func (m *Manager) mend(p *Pool) error {
 	errs := []error{wrap(m.mendTransaction(vg), "pool %s", p.spec.Name)}
 	for _, name := range names {
 		info, err := m.dm.Info(name)
-		if err != nil {
-			continue // inactive
+		if err != nil || !ofGroup(info, vg) {
+			continue // inactive, or of another group of that name
 		}
 		if info.Suspended {
 			errs = append(errs, wrap(m.dm.Resume(name), "pool %s: resume %s, which a killed command left suspended", p.spec.Name, name))
@@ -53,9 +53,9 @@ func (m *Manager) mendTransaction(vg *lvm.VG) error {
 	if !ok || pool.Pool == nil {
 		return nil
 	}
-	st, err := m.lvm.PoolStatus(vg.Name, thinPoolLV)
-	if errors.Is(err, lvm.ErrNotFound) {
-		return nil // inactive
+	st, err := m.poolStatus(vg)
+	if errors.Is(err, lvm.ErrNotFound) || errors.Is(err, ErrForeign) {
+		return nil // inactive; the device of that name is another group's
 	}
 	if err != nil || st.TransactionID+1 != pool.Pool.TransactionID {
 		return err

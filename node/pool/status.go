@@ -89,6 +89,24 @@ func (m *Manager) status(p *Pool) Status {
 	return s
 }
 
+// poolStatus asks the kernel about a group's thin pool. Its device goes by the
+// group's name, which another group, on a disk that came from elsewhere, may have
+// too: the UUID says whose it is.
+func (m *Manager) poolStatus(vg *lvm.VG) (lvm.PoolStatus, error) {
+	for _, layer := range []string{"tpool", ""} {
+		name := lvm.DMName(vg.Name, thinPoolLV, layer)
+		if info, err := m.dm.Info(name); err == nil && !ofGroup(info, vg) {
+			return lvm.PoolStatus{}, fmt.Errorf("%w: device %s is that of another volume group %s", ErrForeign, name, vg.Name)
+		}
+	}
+	return m.lvm.PoolStatus(vg.Name, thinPoolLV)
+}
+
+// ofGroup reports whether a device is one of the group.
+func ofGroup(info lvm.DeviceInfo, vg *lvm.VG) bool {
+	return strings.HasPrefix(info.UUID, lvm.DMUUID(vg, &lvm.LV{}))
+}
+
 // thinStatus adds what the kernel says of the thin pool.
 func (m *Manager) thinStatus(s *Status, vg *lvm.VG) {
 	pool, ok := vg.LV(thinPoolLV)
@@ -96,7 +114,7 @@ func (m *Manager) thinStatus(s *Status, vg *lvm.VG) {
 		s.Health, s.Text = HealthError, fmt.Sprintf("volume group %s has no thin pool %s", vg.Name, thinPoolLV)
 		return
 	}
-	st, err := m.lvm.PoolStatus(vg.Name, thinPoolLV)
+	st, err := m.poolStatus(vg)
 	if err != nil {
 		s.Health, s.Text = HealthError, err.Error()
 		return
@@ -117,7 +135,7 @@ func (m *Manager) thinStatus(s *Status, vg *lvm.VG) {
 func (m *Manager) diskHealth(s *Status, vg *lvm.VG) {
 	for _, pv := range vg.PVs {
 		if pv.Missing {
-			s.Health, s.Text = HealthMissingDisk, fmt.Sprintf("disk %s (physical volume %s) is missing", pv.Device, pv.UUID)
+			s.Health, s.Text = HealthMissingDisk, fmt.Sprintf("disk %.80s (physical volume %.80s) is missing", pv.Device, pv.UUID)
 		}
 	}
 	for i := range vg.LVs {
