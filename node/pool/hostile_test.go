@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/lamina-csi/lamina/lvm"
+	"github.com/lamina-csi/lamina/lvm/lvmtest"
 )
 
 // impostor is a kernel in which devices of that name belong to another volume group
@@ -128,24 +129,28 @@ func TestGroupWithOurTag(t *testing.T) {
 	}
 }
 
-// tenant fills a volume of that mode with a secret that names the generation.
-func (n *node) tenant(t *testing.T, i int, mode string) Volume {
+const generation = 4 * mib // bytes of a tenant's volume: one extent
+
+// soil writes a secret into each chunk of a volume, at its beginning and its end.
+func soil(t *testing.T, dev lvmtest.Device) {
 	t.Helper()
-	req := CreateVolume{Name: fmt.Sprint("v", i), Required: 8 * mib, FS: FSNew}
-	if mode == "block" {
-		req.Block, req.FS = true, FSRaw
+	secret := []byte(strings.Repeat("secret! ", 64))
+	for chunk := int64(0); chunk < dev.Size(); chunk += 64 << 10 {
+		for _, at := range []int64{chunk, chunk + 64<<10 - 512} {
+			if _, err := dev.WriteAt(secret, at); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	v := n.create(t, req)
-	dev := n.device(t, v.ID)
-	all := read(t, dev, int(dev.Size()))
-	if at := strings.Index(all, "secret"); at >= 0 {
-		t.Fatalf("generation %d shows %q at byte %d", i, all[at:at+12], at)
+}
+
+// clean fails unless all of a volume from that byte on is zeros.
+func clean(t *testing.T, what string, dev lvmtest.Device, from int) {
+	t.Helper()
+	all := read(t, dev, int(dev.Size()))[from:]
+	if at := strings.IndexFunc(all, func(r rune) bool { return r != 0 }); at >= 0 {
+		t.Fatalf("%s shows %q at byte %d", what, all[at:at+16], from+at)
 	}
-	if strings.Trim(all, "\x00") != "" {
-		t.Fatalf("generation %d is not all zeros", i)
-	}
-	write(t, dev, strings.Repeat(fmt.Sprintf("secret%06d", i), int(dev.Size())/12))
-	return v
 }
 
 // A hundred tenants one after the other, in a pool in which each gets the blocks of
@@ -161,36 +166,40 @@ func TestGenerations(t *testing.T) {
 				}
 				n := newNode(t, s, "/dev/nvme0n1")
 				for i := range 100 {
-					v := n.tenant(t, i, mode)
-					if i%4 == 1 {
-						n.expandAndCheck(t, v)
-					}
-					if i%4 >= 2 {
-						if err := n.client.LVDeactivate(t.Context(), n.group(t, v), v.ID.LV); err != nil {
-							t.Fatal(err)
-						}
-					}
-					if err := n.DeleteVolume(t.Context(), v.ID); err != nil {
-						t.Fatal(err)
-					}
+					n.tenant(t, i, mode)
 				}
 			})
 		}
 	}
 }
 
-// expandAndCheck doubles a volume: what it gains is zeros.
-func (n *node) expandAndCheck(t *testing.T, v Volume) {
+// tenant is the life of one volume, which finds nothing and leaves a secret.
+func (n *node) tenant(t *testing.T, i int, mode string) {
 	t.Helper()
-	if _, err := n.ExpandVolume(t.Context(), v.ID, 16*mib, 0); err != nil {
+	req := CreateVolume{Name: fmt.Sprint("v", i), Required: generation, FS: FSNew}
+	if mode == "block" {
+		req.Block, req.FS = true, FSRaw
+	}
+	v := n.create(t, req)
+	dev := n.device(t, v.ID)
+	clean(t, v.Name, dev, 0)
+	soil(t, dev)
+	if i%4 == 1 {
+		if _, err := n.ExpandVolume(t.Context(), v.ID, 2*generation, 0); err != nil {
+			t.Fatal(err)
+		}
+		dev = n.device(t, v.ID)
+		clean(t, v.Name+", expanded,", dev, generation)
+		soil(t, dev)
+	}
+	if i%4 >= 2 {
+		if err := n.client.LVDeactivate(t.Context(), n.group(t, v), v.ID.LV); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.DeleteVolume(t.Context(), v.ID); err != nil {
 		t.Fatal(err)
 	}
-	dev := n.device(t, v.ID)
-	gained := read(t, dev, int(dev.Size()))[8*mib:]
-	if strings.Trim(gained, "\x00") != "" {
-		t.Fatalf("%s shows something in what it gained", v.ID)
-	}
-	write(t, dev, strings.Repeat("secret", int(dev.Size())/6))
 }
 
 // A volume that is active is discarded when it is deleted, thin or thick: its

@@ -75,10 +75,12 @@ func (m *Manager) remove(ctx context.Context, id ID, kind string) error {
 	return m.removeLV(ctx, f)
 }
 
-// removeLV gives the blocks of an active thin volume back to the disk, so that
-// their content does not outlive it there, and removes the LV. What a snapshot, an
-// inactive volume or a thick one held stays on the disk until it is written over;
-// no other volume shows it.
+// removeLV gives the blocks of an active volume back to the disk, so that their
+// content does not outlive it there, and removes the LV. What a snapshot or an
+// inactive volume held stays on the disk until it is written over; no other volume
+// shows it. The kernel discards nothing when a thin device is deleted (message
+// "delete", drivers/md/dm-thin-metadata.c), and activating one to discard it would
+// be an lvm command more (docs/limits.md, "What stays on the disk").
 func (m *Manager) removeLV(ctx context.Context, f found) error {
 	info, err := m.device(f)
 	switch {
@@ -86,12 +88,12 @@ func (m *Manager) removeLV(ctx context.Context, f found) error {
 		return fmt.Errorf("delete %w", err) // a discard would hit another's device, or hang
 	case err == nil && info.OpenCount > 0:
 		return fmt.Errorf("delete %s: %w: its device %s is open; unmount it first", f.id(), ErrBusy, info.Path())
-	case err == nil && f.lv.Thin != nil && !f.lv.ReadOnly:
+	case err == nil && !f.lv.ReadOnly:
 		if err := m.dm.Discard(info.Path()); errors.Is(err, lvm.ErrInUse) {
 			return wrap(err, "delete %s", f.id())
 		}
-		// Any other error: the disk does not discard. The pool zeroes the blocks
-		// before another volume sees them.
+		// Any other error: the disk does not discard. The pool zeroes the blocks, and
+		// the agent a thick volume, before anybody else sees them.
 	}
 	if err := m.lvm.LVRemove(ctx, f.group(), f.lv.Name); err != nil {
 		return wrap(err, "delete %s", f.id())
