@@ -162,14 +162,16 @@ func (a *across) commit(ctx context.Context, instant string) (*csi.VolumeGroupSn
 		return nil, err
 	}
 	var all merged
-	all.add(head)
+	if err := all.add(a.parts[0].target, head); err != nil {
+		return nil, err
+	}
 	err = eachPart(a.parts[1:], func(p part) error {
 		group, err := a.create(ctx, p, link.CommitKey, instant)
 		if status.Code(err) == codes.NotFound {
 			err = a.halved(a.parts[0], p)
 		}
 		if err == nil {
-			all.add(group)
+			err = all.add(p.target, group)
 		}
 		return err
 	})
@@ -201,7 +203,13 @@ func (a *across) create(ctx context.Context, p part, key, instant string) (*csi.
 	resp, err := send(metadata.AppendToOutgoingContext(ctx, key, instant), p.target, p.groups().CreateVolumeGroupSnapshot, &csi.CreateVolumeGroupSnapshotRequest{
 		Name: a.req.GetName(), SourceVolumeIds: p.ids, Parameters: a.req.GetParameters(), Secrets: a.req.GetSecrets(),
 	})
-	return resp.GetGroupSnapshot(), err
+	if err == nil && key == link.CommitKey { // before that it has no group to tell of
+		err = p.checkGroup(resp.GetGroupSnapshot(), p.ids)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resp.GetGroupSnapshot(), nil
 }
 
 // merged collects what the nodes say of their parts.
@@ -210,10 +218,15 @@ type merged struct {
 	parts []*csi.VolumeGroupSnapshot
 }
 
-func (m *merged) add(g *csi.VolumeGroupSnapshot) {
+// add takes over what a node says; all must speak of one group.
+func (m *merged) add(t target, g *csi.VolumeGroupSnapshot) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if len(m.parts) > 0 && m.parts[0].GetGroupSnapshotId() != g.GetGroupSnapshotId() {
+		return t.wrong("group snapshot %s, and another node says %s", g.GetGroupSnapshotId(), m.parts[0].GetGroupSnapshotId())
+	}
 	m.parts = append(m.parts, g)
+	return nil
 }
 
 // group is the whole. It was taken when its last snapshot was made.

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"math"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -63,7 +64,7 @@ func (r *Router) totalCapacity(ctx context.Context, about object, req *csi.GetCa
 // addCapacity adds a node's. A single volume is as large as the largest and as
 // small as the smallest of any node.
 func addCapacity(total, node *csi.GetCapacityResponse) {
-	total.AvailableCapacity += node.GetAvailableCapacity()
+	total.AvailableCapacity += min(max(0, node.GetAvailableCapacity()), math.MaxInt64-total.AvailableCapacity)
 	if m := node.GetMaximumVolumeSize(); m != nil && (total.MaximumVolumeSize == nil || m.GetValue() > total.GetMaximumVolumeSize().GetValue()) {
 		total.MaximumVolumeSize = m
 	}

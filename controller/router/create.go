@@ -106,6 +106,11 @@ func (c *creation) try(ctx context.Context, nodes []string) (*csi.CreateVolumeRe
 			continue
 		}
 		resp, err := send(ctx, t, t.controller().CreateVolume, c.req)
+		if err == nil {
+			if err = c.checkCreated(t, resp.GetVolume()); err != nil {
+				resp = nil
+			}
+		}
 		if certain(status.Code(err)) {
 			c.asked = ""
 		} else {

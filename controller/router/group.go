@@ -34,7 +34,14 @@ func (r *Router) CreateVolumeGroupSnapshot(ctx context.Context, req *csi.CreateV
 	if len(parts) > 1 {
 		return r.createAcross(ctx, req, parts)
 	}
-	return send(ctx, parts[0].target, parts[0].groups().CreateVolumeGroupSnapshot, req)
+	resp, err := send(ctx, parts[0].target, parts[0].groups().CreateVolumeGroupSnapshot, req)
+	if err == nil {
+		err = parts[0].checkGroup(resp.GetGroupSnapshot(), req.GetSourceVolumeIds())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
 
 // DeleteVolumeGroupSnapshot implements csi.GroupControllerServer. Nothing is
@@ -73,7 +80,10 @@ func (r *Router) GetVolumeGroupSnapshot(ctx context.Context, req *csi.GetVolumeG
 			GroupSnapshotId: req.GetGroupSnapshotId(), SnapshotIds: ids, Secrets: req.GetSecrets(),
 		})
 		if err == nil {
-			all.add(resp.GetGroupSnapshot())
+			err = p.checkGroup(resp.GetGroupSnapshot(), nil)
+		}
+		if err == nil {
+			err = all.add(p.target, resp.GetGroupSnapshot())
 		}
 		return err
 	})

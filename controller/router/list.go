@@ -61,6 +61,9 @@ func list[E any](ctx context.Context, p pager, fetch func(ctx context.Context, t
 			return nil, "", err
 		}
 		part, more, err := fetch(ctx, t, int32(limit-len(entries)), token)
+		if err == nil && len(part) > limit-len(entries) {
+			err = t.wrong("%d entries, at most %d were asked for", len(part), limit-len(entries))
+		}
 		if err != nil {
 			return nil, "", err
 		}
@@ -108,6 +111,11 @@ func (r *Router) ListVolumes(ctx context.Context, req *csi.ListVolumesRequest) (
 		part := proto.CloneOf(req)
 		part.MaxEntries, part.StartingToken = n, token
 		resp, err := send(ctx, t, t.controller().ListVolumes, part)
+		for _, e := range resp.GetEntries() {
+			if err == nil {
+				err = t.checkVolume(e.GetVolume(), "")
+			}
+		}
 		return resp.GetEntries(), resp.GetNextToken(), err
 	})
 	return &csi.ListVolumesResponse{Entries: entries, NextToken: next}, err
@@ -125,6 +133,11 @@ func (r *Router) ControllerListVolumeHealth(ctx context.Context, req *csi.Contro
 		part := proto.CloneOf(req)
 		part.MaxEntries, part.StartingToken = n, token
 		resp, err := send(ctx, t, t.controller().ControllerListVolumeHealth, part)
+		for _, e := range resp.GetEntries() {
+			if err == nil && !t.hasID(e.GetVolumeId()) {
+				err = t.wrong("volume %.80q is not the node's", e.GetVolumeId())
+			}
+		}
 		return resp.GetEntries(), resp.GetNextToken(), err
 	})
 	return &csi.ControllerListVolumeHealthResponse{Entries: entries, NextToken: next}, err
@@ -158,6 +171,11 @@ func (r *Router) ListSnapshots(ctx context.Context, req *csi.ListSnapshotsReques
 		part := proto.CloneOf(req)
 		part.MaxEntries, part.StartingToken = n, token
 		resp, err := send(ctx, t, t.controller().ListSnapshots, part)
+		for _, e := range resp.GetEntries() {
+			if err == nil {
+				err = t.checkSnapshot(e.GetSnapshot(), req.GetSnapshotId(), req.GetSourceVolumeId())
+			}
+		}
 		return resp.GetEntries(), resp.GetNextToken(), err
 	})
 	return &csi.ListSnapshotsResponse{Entries: entries, NextToken: next}, err

@@ -41,7 +41,14 @@ func (r *Router) ControllerGetVolume(ctx context.Context, req *csi.ControllerGet
 	if err != nil {
 		return nil, err
 	}
-	return send(ctx, t, t.controller().ControllerGetVolume, req)
+	resp, err := send(ctx, t, t.controller().ControllerGetVolume, req)
+	if err == nil {
+		err = t.checkVolume(resp.GetVolume(), req.GetVolumeId())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
 
 // ControllerGetVolumeHealth implements csi.ControllerServer.
@@ -72,7 +79,14 @@ func (r *Router) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshotRequ
 	if err != nil {
 		return nil, err
 	}
-	return send(ctx, t, t.controller().CreateSnapshot, req)
+	resp, err := send(ctx, t, t.controller().CreateSnapshot, req)
+	if err == nil {
+		err = t.checkSnapshot(resp.GetSnapshot(), "", req.GetSourceVolumeId())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
 
 var errNoName = status.Error(codes.InvalidArgument, "name is missing")
@@ -92,5 +106,12 @@ func (r *Router) GetSnapshot(ctx context.Context, req *csi.GetSnapshotRequest) (
 	if err != nil {
 		return nil, err
 	}
-	return send(ctx, t, t.controller().GetSnapshot, req)
+	resp, err := send(ctx, t, t.controller().GetSnapshot, req)
+	if err == nil {
+		err = t.checkSnapshot(resp.GetSnapshot(), req.GetSnapshotId(), "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
