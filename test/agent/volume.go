@@ -46,6 +46,18 @@ func (a *Agent) Create(ctx context.Context, pool, name, fs string, size int64, s
 	return Volume{resp.GetVolume(), name, fs, a}, err
 }
 
+// Found is a volume that an earlier agent made, for calls to this one.
+func (a *Agent) Found(v Volume) Volume {
+	v.agent = a
+	return v
+}
+
+// DropSnapshot deletes a snapshot.
+func (a *Agent) DropSnapshot(ctx context.Context, s *csi.Snapshot) error {
+	_, err := a.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: s.SnapshotId})
+	return err
+}
+
 // Staging is where kubelet stages the volume.
 func (v Volume) Staging() string {
 	return filepath.Join(v.agent.KubeletDir, "plugins", "kubernetes.io", "csi", "lamina.dev", v.Name, "globalmount")

@@ -21,11 +21,12 @@ const pools = "pools: {fast: all}\nprofiles: {all: {disks: {minSize: 1Gi}}}\n"
 
 func main() {
 	scenarios := map[string]func(context.Context, *agent.Agent) error{
-		"write":  write,
-		"check":  check,
-		"group":  group,
-		"idle":   idle,
-		"limits": limits,
+		"write":   write,
+		"check":   check,
+		"group":   group,
+		"idle":    idle,
+		"limits":  limits,
+		"hostile": hostile,
 	}
 	if len(os.Args) != 2 || scenarios[os.Args[1]] == nil {
 		fmt.Println("usage: guest SCENARIO")
