@@ -143,7 +143,7 @@ func (p *Publisher) unseen(object string) time.Duration {
 
 // set writes an object unless it says so already. o is nil when there is none.
 func (p *Publisher) set(ctx context.Context, name, node, class string, o *storagev1.CSIStorageCapacity, st *link.PoolStatus) error {
-	available, largest := st.GetAvailable(), st.GetMaxVolumeSize()
+	available, largest := max(0, st.GetAvailable()), max(0, st.GetMaxVolumeSize())
 	if o != nil {
 		if equal(o.Capacity, available) && equal(o.MaximumVolumeSize, largest) {
 			return nil

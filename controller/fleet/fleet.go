@@ -40,6 +40,8 @@ type node struct {
 	// status is what the node sent last, over this link or an earlier one.
 	status []*link.PoolStatus
 	seen   bool // status was sent at all
+	// groups are the volume groups that it has ever claimed; see maxGroups.
+	groups map[string]bool
 	// desired is what is wanted; it counts only if known.
 	desired []*link.Pool
 	known   bool
@@ -106,7 +108,7 @@ func (f *Fleet) change(ctx context.Context, name string, up bool) {
 func (f *Fleet) node(name string) *node {
 	n := f.nodes[name]
 	if n == nil {
-		n = &node{}
+		n = &node{groups: map[string]bool{}}
 		f.nodes[name] = n
 	}
 	return n

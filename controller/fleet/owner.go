@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/lamina-csi/lamina/driver/link"
@@ -73,9 +74,14 @@ func claims(status []*link.PoolStatus, vgUUID string) bool {
 // first over this link. The caller holds mu. The work depends on the number of
 // this node's pools only.
 func (f *Fleet) index(name string, before []*link.PoolStatus, first bool) {
-	now := f.nodes[name].status
+	n := f.nodes[name]
+	now := n.status
 	for _, p := range now {
 		vg := p.GetVgUuid()
+		if vg != "" && !n.groups[vg] && len(n.groups) >= maxGroups {
+			f.log.Error("a node has shown more volume groups than any can have; this one is passed over", "node", name, "vg", clip(vg))
+			continue
+		}
 		switch {
 		case vg == "":
 		case claims(now, vg):
@@ -84,6 +90,7 @@ func (f *Fleet) index(name string, before []*link.PoolStatus, first bool) {
 			}
 		case len(f.owners[vg]) == 0: // better than nothing
 			f.owners[vg] = []string{name}
+			n.groups[vg] = true
 		}
 	}
 	for _, p := range before {
@@ -99,9 +106,10 @@ func (f *Fleet) claim(vg, name string) {
 		return other == name || !f.shows(other, vg)
 	})
 	f.owners[vg] = append(list, name)
+	f.nodes[name].groups[vg] = true
 	if len(list) > 0 {
 		f.log.Error("volume group is on several nodes at once: is a disk shared, or a copy of another? Nothing is changed in it until one of them is taken away",
-			"vg", vg, "nodes", f.shownBy(vg))
+			"vg", clip(vg), "nodes", f.shownBy(vg))
 	}
 }
 
@@ -114,3 +122,6 @@ func (f *Fleet) unclaim(vg, name string) {
 	}
 	f.owners[vg] = list
 }
+
+// clip keeps a text from an agent short.
+func clip(s string) string { return fmt.Sprintf("%.80s", s) }

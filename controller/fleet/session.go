@@ -8,12 +8,21 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/lamina-csi/lamina/driver/link"
 )
 
 // applyTimeout bounds one Apply. An agent only takes note of what is wanted; it
 // does not wait for disks.
 const applyTimeout = 30 * time.Second
+
+// Bounds of what one node's status takes of memory, for good or not: an agent that
+// somebody has taken over sends what it likes.
+const (
+	maxStatus = 256 << 10 // bytes of a message; a pool with ten refused disks takes 2 KiB
+	maxGroups = 256       // volume groups that a node has shown since the controller started
+)
 
 // watch follows the status that the agent sends for as long as the link lives. An
 // agent that does not answer, or ends the stream, is asked again, ever more
@@ -38,7 +47,7 @@ func (f *Fleet) receive(name string, s *session, b *backoff) error {
 	if err != nil {
 		return err
 	}
-	stream, err := link.NewPoolsClient(conn).Watch(s.ctx, &link.WatchRequest{})
+	stream, err := link.NewPoolsClient(conn).Watch(s.ctx, &link.WatchRequest{}, grpc.MaxCallRecvMsgSize(maxStatus))
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,9 @@ func status(ctx context.Context, conn *grpc.ClientConn) (map[string]*link.PoolSt
 // list is the node's volumes by id.
 func list(ctx context.Context, conn *grpc.ClientConn) (map[string]*csi.Volume, error) {
 	const pageSize = 1000
-	out := map[string]*csi.Volume{}
+	// No node has more: an agent could send pages without end.
+	const most = 50_000
+	out, pages := map[string]*csi.Volume{}, 0
 	for token := ""; ; {
 		resp, err := csi.NewControllerClient(conn).ListVolumes(ctx, &csi.ListVolumesRequest{MaxEntries: pageSize, StartingToken: token})
 		if err != nil {
@@ -90,6 +92,9 @@ func list(ctx context.Context, conn *grpc.ClientConn) (map[string]*csi.Volume, e
 		}
 		for _, e := range resp.GetEntries() {
 			out[e.GetVolume().GetVolumeId()] = e.GetVolume()
+		}
+		if pages++; len(out) > most || pages > most/pageSize {
+			return nil, fmt.Errorf("list volumes: the node lists more than %d", most)
 		}
 		if token = resp.GetNextToken(); token == "" {
 			return out, nil
@@ -112,7 +117,7 @@ func (f *Finder) withoutPV(listed map[string]*csi.Volume, pools map[string]*link
 		vg, name, _ := strings.Cut(id, "/")
 		suspects[name] = append(suspects[name], orphan{
 			kind: kindVolume, id: id,
-			text: fmt.Sprintf("%s/%s (%d bytes, id %s)", pools[vg].GetVg(), name, v.GetCapacityBytes(), id),
+			text: fmt.Sprintf("%.80s/%.80s (%d bytes, id %.160s)", pools[vg].GetVg(), name, v.GetCapacityBytes(), id),
 		})
 	}
 	if len(suspects) == 0 {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"time"
 
@@ -27,6 +28,12 @@ const (
 	// starts, all agents come at once.
 	startGrace = 2 * time.Minute
 )
+
+// poolName is what an agent takes for the name of a pool, and maxPools bounds how
+// many of them a Node object tells of: an agent may send what it likes.
+var poolName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$`)
+
+const maxPools = 64
 
 // state is what is remembered of a node. Only the worker that has the node's key
 // uses it.
@@ -105,7 +112,9 @@ func (p *Pools) reconcile(ctx context.Context, name string) (again time.Duration
 	}
 	statuses, linked := p.config.Fleet.Status(name)
 	for _, st := range statuses {
-		v.statuses[st.GetName()] = st
+		if poolName.MatchString(st.GetName()) && len(v.statuses) < maxPools {
+			v.statuses[st.GetName()] = st
+		}
 	}
 	v.linked = linked
 	changes, again := s.judge(v)

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,6 +44,8 @@ type report struct {
 // Bounds of what one pool may put into a Node object.
 const (
 	maxText    = 500 // bytes of one text from an agent
+	maxWord    = 100 // bytes of a path or a name from an agent
+	maxDisks   = 16  // of a pool that are named
 	maxRefused = 8   // disks
 )
 
@@ -64,7 +67,7 @@ func describe(s subject, st *link.PoolStatus) *report {
 	if st.GetError() != "" && r.reason == reasonOk {
 		r.reason = reasonError
 	}
-	text, failure := clip(st.GetText()), clip(st.GetError())
+	text, failure := clip(st.GetText(), maxText), clip(st.GetError(), maxText)
 	if s.complaint != "" {
 		// The agent was told nonsense on purpose.
 		r.reason, failure = reasonUnknownProfile, s.complaint
@@ -105,7 +108,7 @@ func refusals(st *link.PoolStatus) []string {
 		if i == maxRefused {
 			return append(out, fmt.Sprintf("and %d more", len(st.GetRefused())-i))
 		}
-		out = append(out, fmt.Sprintf("%s is refused: %s", d.GetDisk(), clip(d.GetReason())))
+		out = append(out, fmt.Sprintf("%s is refused: %s", clip(d.GetDisk(), maxWord), clip(d.GetReason(), maxText)))
 	}
 	return out
 }
@@ -119,9 +122,9 @@ func (s subject) facts(st *link.PoolStatus, off int) string {
 			disks = fmt.Sprintf("%d disks", n)
 		}
 		if len(st.GetDisks()) > 0 {
-			disks += " (" + strings.Join(st.GetDisks(), ", ") + ")"
+			disks += " (" + diskNames(st.GetDisks()) + ")"
 		}
-		out = append(out, fmt.Sprintf("%s on %s", human(st.GetSize()), disks), use(int(percent(st))+off), "volume group "+st.GetVg())
+		out = append(out, fmt.Sprintf("%s on %s", human(st.GetSize()), disks), use(int(percent(st))+off), "volume group "+clip(st.GetVg(), maxWord))
 	}
 	if !s.wanted {
 		out = append(out, fmt.Sprintf("it takes no new volumes: no label %s%s asks for it", link.PoolLabelPrefix, s.pool))
@@ -247,14 +250,37 @@ func (r *report) events(pool string, old *corev1.NodeCondition) []event {
 	return out
 }
 
-// clip bounds a text.
-func clip(s string) string {
-	if len(s) <= maxText {
-		return s
+// diskNames lists disks, not all if they are many.
+func diskNames(disks []string) string {
+	var out []string
+	for i, d := range disks {
+		if i == maxDisks {
+			out = append(out, fmt.Sprintf("and %d more", len(disks)-i))
+			break
+		}
+		out = append(out, clip(d, maxWord))
 	}
-	s = s[:maxText]
-	for !utf8.ValidString(s) {
-		s = s[:len(s)-1]
+	return strings.Join(out, ", ")
+}
+
+// clip bounds a text from an agent, and takes the control characters out of it: it
+// is shown on terminals.
+func clip(s string, most int) string {
+	cut := len(s) > most
+	if cut {
+		s = s[:most]
+		for !utf8.ValidString(s) {
+			s = s[:len(s)-1]
+		}
 	}
-	return s + "…"
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if cut {
+		s += "…"
+	}
+	return s
 }
