@@ -23,6 +23,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	smallMemory()
+	if err := noCoreDumps(); err != nil {
+		fmt.Fprintln(os.Stderr, "lamina-node:", err)
+		os.Exit(1)
+	}
 	if err := command().ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(os.Stderr, "lamina-node:", err)
 		os.Exit(1)
@@ -37,6 +41,19 @@ func smallMemory() {
 		debug.SetGCPercent(10)
 	}
 	_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0)
+}
+
+// noCoreDumps keeps passphrases, which pass through this process and cryptsetup, out
+// of files: prctl(2) for this process, whatever the host's core_pattern is, and the
+// limit for its children, which are dumpable again (execve(2)).
+func noCoreDumps() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbid core dumps: %w", err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("forbid core dumps: %w", err)
+	}
+	return nil
 }
 
 func command() *cobra.Command {
