@@ -24,7 +24,12 @@ func TestValidateMountFlags(t *testing.T) {
 		{""}, {"noatime,suid"}, {"bind"}, {"rbind"}, {"remount"}, {"move"}, {"loop"}, {"loop=/dev/loop0"}, {"shared"}, {"rprivate"},
 		{"offset=4096"}, {"sizelimit=1"}, {"encryption=aes"}, {"helper=x"}, {"uhelper=udisks2"}, {"x-mount.mkdir"},
 		{"X-mount.owner=0"}, {"x-systemd.automount"}, {"user"}, {"errors=panic"}, {"logdev=/dev/sda"}, {"journal_path=/dev/sda"},
-		{"device=/dev/sda"}, {"norecovery"}, {"noload"}, {"rescue=all"}, {"degraded"}, {"subvol=../x"}, {"noatime\n"}, {"noatime=1"},
+		{"journal_dev=0x801"}, {"rtdev=/dev/sda"}, {"device=/dev/sda"}, {"dax=always"}, {"subvolid=5"}, {"degraded"}, {"usebackuproot"},
+		{"usrjquota=/etc/shadow"}, {"jqfmt=vfsv0"}, {"uid=0"}, {"umask=0"}, {"test_dummy_encryption"}, {"init=/bin/sh"}, {"nofail"}, {"auto"},
+		{"comment=x"}, {"x-gvfs-show"}, {"X-mount.subdir=../.."}, {"X-mount.idmap=/proc/1/ns/user"}, {"X-mount.mode=04777"}, {"verity.roothash=x"},
+		{"rootcontext=system_u:object_r:root_t:s0"}, {"defcontext=a:b:c:s0"}, {"seclabel"}, {"remount,suid"}, {"bind,rw"}, {"ro\x00rw"}, {"RO"},
+		{"-oremount"}, {"--make-shared"}, {"-t"}, {"noatime -o bind"}, {"context=system_u:object_r:x:s0:c1,c2"}, {`context="a:b:c:s0:c1",bind`},
+		{`context="a:b:c:s0" `}, {`context='a:b:c:s0'`}, {"data=ordered:rw"}, {"compress=zstd:3,remount"}, {"discard="}, {"norecovery"}, {"noload"}, {"rescue=all"}, {"degraded"}, {"subvol=../x"}, {"noatime\n"}, {"noatime=1"},
 		{"commit"}, {"commit=30,suid"}, {"commit=-1"}, {"commit=99999999999"}, {"ro", "rw"}, {"-o"}, {"--bind"},
 		{`context="a",suid`}, {`context="a"b"`}, {`context=a,b`}, {`fscontext="a:b:c:s0"`}, {"nöatime"}, {"=ro"},
 	}
@@ -47,8 +52,16 @@ func FuzzValidateMountFlags(f *testing.F) {
 		if context, ok := strings.CutPrefix(flag, `context="`); ok {
 			flag = strings.ReplaceAll(strings.TrimSuffix(context, `"`), ",", "")
 		}
-		if strings.ContainsAny(flag, ",\"'\\ \t\n\x00") || strings.HasPrefix(flag, "-") {
+		if strings.ContainsAny(flag, ",\"'\\ \t\n\x00/") || strings.HasPrefix(flag, "-") {
 			t.Errorf("%q passes", flag)
+		}
+		// Nothing that makes mount(8) do something else, or names another device.
+		name, _, _ := strings.Cut(flag, "=")
+		for _, never := range []string{"bind", "rbind", "remount", "move", "loop", "offset", "helper", "uhelper", "logdev", "rtdev",
+			"journal_dev", "journal_path", "device", "subvol", "subvolid", "user", "users", "owner", "group"} {
+			if name == never || strings.HasPrefix(strings.ToLower(name), "x-") {
+				t.Errorf("%q passes", flag)
+			}
 		}
 	})
 }
@@ -73,7 +86,15 @@ func TestValidateMkfsOptions(t *testing.T) {
 		{"ext3", nil}, {"", nil}, {Ext4, []string{"-F"}}, {Ext4, []string{"-i"}}, {Ext4, []string{"-i", "-1"}}, {Ext4, []string{"-U", "clear"}},
 		{Ext4, []string{"/dev/sda"}}, {Ext4, []string{"--"}}, {Ext4, []string{"-d", "/etc"}}, {Ext4, []string{"-E", "discard"}},
 		{Ext4, []string{"-E", "assume_storage_prezeroed=1"}}, {Ext4, []string{"-E", "offset=4096"}}, {Ext4, []string{"-E", ""}},
-		{Ext4, []string{"-O", "^has_journal"}}, {Ext4, []string{"-O", "journal_dev"}}, {Ext4, []string{"-J", "device=/dev/sda"}},
+		{Ext4, []string{"-O", "^has_journal"}}, {Ext4, []string{"-O", "journal_dev"}}, {Ext4, []string{"-J", "device=/dev/sda"}}, {Ext4, []string{"-J", "location=1"}}, {Ext4, []string{"-J", "size=4,device=LABEL=x"}},
+		{Ext4, []string{"-E", "root_owner=0:0"}}, {Ext4, []string{"-E", "hash_seed=x"}}, {Ext4, []string{"-E", "stride=1,offset=1"}}, {Ext4, []string{"-E", "orphan_file_size=1"}},
+		{Ext4, []string{"-L", "STATE"}}, {Ext4, []string{"-o", "Linux"}}, {Ext4, []string{"-c", "-c"}}, {Ext4, []string{"-l", "/etc/shadow"}}, {Ext4, []string{"-z", "/etc/x"}},
+		{Ext4, []string{"-d", "/"}}, {Ext4, []string{"-S", "-S"}}, {Ext4, []string{"-n", "-n"}}, {Ext4, []string{"-t", "xfs"}}, {Ext4, []string{"-M", "/"}},
+		{Ext4, []string{"-O", "metadata_csum_seed,journal_dev"}}, {Ext4, []string{"-O", "mmp"}}, {Ext4, []string{"-O", "bigalloc"}}, {Ext4, []string{"-i", "65536\n"}},
+		{XFS, []string{"-L", "BOOT"}}, {XFS, []string{"-c", "options=/etc/x"}}, {XFS, []string{"-d", "rtinherit=1"}}, {XFS, []string{"-N", "-N"}}, {XFS, []string{"-i", "attr=1"}},
+		{XFS, []string{"-l", "internal=0"}}, {XFS, []string{"-l", "size=64m,logdev=/dev/sda"}}, {XFS, []string{"-P", "/"}},
+		{Btrfs, []string{"--rootdir", "/"}}, {Btrfs, []string{"-U", "x"}}, {Btrfs, []string{"-L", "EFI"}}, {Btrfs, []string{"--shrink", "x"}}, {Btrfs, []string{"-u", "rw:x"}},
+		{Btrfs, []string{"-K", "-K"}}, {Btrfs, []string{"-d", "single /dev/sda"}}, {Btrfs, []string{"-O", "list-all"}},
 		{Ext4, []string{"-m", "99"}}, {Ext4, []string{"-i", "65536 -F"}}, {XFS, []string{"-f"}}, {XFS, []string{"-m", "uuid=x"}},
 		{XFS, []string{"-l", "logdev=/dev/sda"}}, {XFS, []string{"-d", "file,name=/x"}}, {XFS, []string{"-p", "/etc/passwd"}},
 		{XFS, []string{"-r", "rtdev=/dev/sda"}}, {Btrfs, []string{"-r", "/"}}, {Btrfs, []string{"-d", "raid0"}}, {Btrfs, []string{"-f", ""}},
