@@ -67,3 +67,41 @@ func FuzzNames(f *testing.F) {
 		}
 	})
 }
+
+// Tags that somebody else has written, on a disk that came from elsewhere, are read
+// as they are.
+func FuzzReadTags(f *testing.F) {
+	f.Add("lamina.kind=volume", "lamina.size=12", "lamina.context.fsType=ext4")
+	f.Add("lamina.size=-1", "lamina.=x", "lamina.source=-y")
+	f.Add("lamina.name=a#2", "lamina.name=#zz#41", "other")
+	f.Fuzz(func(t *testing.T, a, b, c string) {
+		var tags []lvm.Tag
+		for _, s := range []string{a, b, c} {
+			if tag, err := lvm.ParseTag(s); err == nil {
+				tags = append(tags, tag)
+			}
+		}
+		set := readTags(tags)
+		if len(set) > len(tags) {
+			t.Errorf("%d values in %v", len(set), tags)
+		}
+		lv := &lvm.LV{Tags: tags, Size: 1}
+		found := found{pool: &Pool{}, vg: &lvm.VG{UUID: testUUID}, lv: lv, tags: set}
+		v := found.volume()
+		if v.Source != (ID{}) {
+			if _, err := ParseID(v.Source.String()); err != nil {
+				t.Errorf("source %q: %v", v.Source, err)
+			}
+		}
+		if s := found.snapshot(); s.Group != (ID{}) {
+			if _, err := ParseID(s.Group.String()); err != nil {
+				t.Errorf("group %q: %v", s.Group, err)
+			}
+		}
+		if from, err := found.zeroed(); err == nil && from < 0 {
+			t.Errorf("it is zeroed from byte %d", from)
+		}
+		_ = listTags(tags)
+		raidDegraded(a)
+	})
+}
