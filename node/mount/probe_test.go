@@ -1,6 +1,9 @@
 package mount
 
 import (
+	"encoding/binary"
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,6 +26,9 @@ func TestParseSignature(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := parseSignature([]byte(tt.text))
+			if strings.Contains(tt.name, ", ") && !errors.Is(err, ErrForeign) {
+				t.Errorf("error = %v, want %v", err, ErrForeign)
+			}
 			if (err != nil) != tt.wantErr {
 				t.Fatalf("error = %v, want error %v", err, tt.wantErr)
 			}
@@ -58,6 +64,20 @@ func TestParseSuperblock(t *testing.T) {
 		h[1024+0x150] = 1   // 1<<32 blocks more
 		h[1024+0x3A] = 2    // errors
 	}
+	xfs := func(h []byte) {
+		copy(h, "XFSB\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\x01\x00")
+		h[55] = 8 // the log begins in block 8
+	}
+	btrfs := func(h []byte) {
+		sb := h[64<<10:]
+		copy(sb[0x40:], "_BHRfS_M")
+		sb[0x60] = 1
+		sb[0xC9+8+3] = 1
+		sb[0x88] = 1 // one device
+	}
+	crafted := func(fs func([]byte), at int, value byte) []byte {
+		return head(func(h []byte) { fs(h); h[at] = value })
+	}
 	for _, tt := range []struct {
 		name    string
 		fsType  FSType
@@ -66,13 +86,15 @@ func TestParseSuperblock(t *testing.T) {
 		wantErr bool
 	}{
 		{"ext4", Ext4, head(ext4), Superblock{Size: (1<<32 + 256) * 4096, Errors: true}, false},
-		{"xfs", XFS, head(func(h []byte) { copy(h, "XFSB\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\x01\x00") }), Superblock{Size: 1 << 20}, false},
-		{"btrfs", Btrfs, head(func(h []byte) {
-			sb := h[64<<10:]
-			copy(sb[0x40:], "_BHRfS_M")
-			sb[0x60] = 1
-			sb[0xC9+8+3] = 1
-		}), Superblock{Size: 1 << 24, Log: true}, false},
+		{"xfs", XFS, head(xfs), Superblock{Size: 1 << 20}, false},
+		{"btrfs", Btrfs, head(btrfs), Superblock{Size: 1 << 24, Log: true}, false},
+		{"ext4, journal on another device", Ext4, crafted(ext4, 1024+0xE5, 8), Superblock{}, true},
+		{"ext4, journal nowhere", Ext4, crafted(ext4, 1024+0x5C, 4), Superblock{}, true},
+		{"ext4, is a journal", Ext4, crafted(ext4, 1024+0x60, 0x88), Superblock{}, true},
+		{"xfs, log on another device", XFS, crafted(xfs, 55, 0), Superblock{}, true},
+		{"xfs, realtime device", XFS, crafted(xfs, 23, 1), Superblock{}, true},
+		{"btrfs, two devices", Btrfs, crafted(btrfs, 64<<10+0x88, 2), Superblock{}, true},
+		{"btrfs, no device", Btrfs, crafted(btrfs, 64<<10+0x88, 0), Superblock{}, true},
 		{"wrong type", XFS, head(ext4), Superblock{}, true},
 		{"short", Ext4, make([]byte, 4096), Superblock{}, true},
 		{"zeros", Btrfs, make([]byte, superblockSpan), Superblock{}, true},
@@ -80,6 +102,9 @@ func TestParseSuperblock(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := parseSuperblock(tt.fsType, tt.head)
+			if strings.Contains(tt.name, ", ") && !errors.Is(err, ErrForeign) {
+				t.Errorf("error = %v, want %v", err, ErrForeign)
+			}
 			if (err != nil) != tt.wantErr {
 				t.Fatalf("error = %v, want error %v", err, tt.wantErr)
 			}
@@ -92,11 +117,17 @@ func TestParseSuperblock(t *testing.T) {
 
 func FuzzParseSuperblock(f *testing.F) {
 	f.Add("ext4", []byte("x"), uint16(1024))
+	f.Add("ext4", []byte("\x53\xef\x01\x00\x02\x00"), uint16(1024+0x38))
+	f.Add("xfs", []byte("XFSB\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\x01\x00"), uint16(0))
 	f.Fuzz(func(t *testing.T, fsType string, data []byte, at uint16) {
 		head := make([]byte, superblockSpan)
 		copy(head[at:], data)
-		if s, err := parseSuperblock(FSType(fsType), head); err == nil && s.Size <= 0 {
+		s, err := parseSuperblock(FSType(fsType), head)
+		if err == nil && s.Size <= 0 {
 			t.Errorf("size %d without an error", s.Size)
+		}
+		if err == nil && fsType == "ext4" && binary.LittleEndian.Uint32(head[1024+0xE4:]) != 0 {
+			t.Error("a journal on another device")
 		}
 	})
 }

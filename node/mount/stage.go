@@ -198,6 +198,10 @@ func (m *Mounter) prepare(ctx context.Context, r StageRequest, path string) (str
 		plan.force = action == actFormatAgain
 		return device, m.format(ctx, r, plan)
 	case actNewUUID:
+		// Programs work on a copy before it is mounted, and e2fsck opens what it names.
+		if _, err := m.kernel.Superblock(device, r.FSType); err != nil {
+			return "", err
+		}
 		return device, m.ensureUUID(ctx, uuidPlan{device: device, path: path, fsType: r.FSType, found: found.UUID, want: r.WantUUID})
 	}
 	return device, nil
