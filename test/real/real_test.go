@@ -159,7 +159,7 @@ func TestLimits(t *testing.T) {
 func TestHostile(t *testing.T) {
 	dir := t.TempDir()
 	var d []vm.Disk
-	for serial, size := range map[string]int64{"FAST1": 4 * gib, "SLOW1": 2 * gib, "EVIL1": gib / 2} {
+	for serial, size := range map[string]int64{"FAST1": 4 * gib, "SLOW1": gib / 4 * 3, "EVIL1": gib / 2} {
 		d = append(d, vm.Disk{Serial: serial, Size: size, Path: filepath.Join(dir, serial), Unsafe: true})
 	}
 	pass(t, boot(t, "hostile", d, os.Stdout))

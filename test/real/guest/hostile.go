@@ -42,9 +42,8 @@ func hostile(ctx context.Context, a *agent.Agent) error {
 		{"the agent works beside it", h.work},
 		{"the agent's lvm does not see it", h.unseen},
 		{"restart with all of it active", h.restart},
-		{"and works", h.work},
 		{"restart with nothing active", h.restartInactive},
-		{"and works again", h.work},
+		{"and works", h.work},
 		{"a former tenant's blocks", h.secrets},
 		{"a disk with a group of our name and tag", h.intruder},
 	} {
@@ -160,7 +159,7 @@ func writeAt(path string, at int64, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-const volumeOfEvil = 128 << 20
+const volumeOfEvil = 64 << 20
 
 // craft fills block volumes, thin and thick, with what could be taken for something
 // else.
@@ -328,8 +327,8 @@ func (h *scenario) work() error {
 	}
 	made := []agent.Volume{thick}
 	for _, e := range h.evil {
-		if !strings.HasPrefix(e.Name, "fast-") {
-			continue
+		if e.Name != "fast-clone" && e.Name != "fast-inner" {
+			continue // a copy of the others is no other case
 		}
 		snap, err := e.Snapshot(ctx, name("snap-"+e.Name))
 		if err != nil {
