@@ -37,3 +37,14 @@ func TestNoCoreDumps(t *testing.T) {
 		}
 	}
 }
+
+func TestText(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "fine": "fine", "bad\xffbyte": "bad?byte", strings.Repeat("x", 2001): strings.Repeat("x", 2000) + "…",
+		strings.Repeat("ü", 1000) + "ü": strings.Repeat("ü", 1000) + "…", "x" + strings.Repeat("ü", 1000): "x" + strings.Repeat("ü", 999) + "?…",
+	} {
+		if got := text(in); got != want {
+			t.Errorf("%.40q became %.40q", in, got)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -76,15 +77,25 @@ func (a *poolAgent) Statuses() ([]*link.PoolStatus, bool) {
 	return out, settled
 }
 
+// text makes a text fit for the link, which takes no more than UTF-8 and, of a
+// status, 256 KiB: what lvm says of a disk may hold what the disk's maker likes.
+func text(s string) string {
+	const most = 2000
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
 func (a *poolAgent) status(s node.Status) *link.PoolStatus {
 	out := &link.PoolStatus{
 		Name: s.Name, Vg: s.VG, VgUuid: s.VGUUID, Mode: string(s.Mode), Wanted: s.Wanted, Disks: s.Disks,
 		Size: s.Size, Used: s.Used, MetadataSize: s.MetadataSize, MetadataUsed: s.MetadataUsed, Virtual: s.Virtual,
 		Volumes: int32(s.Volumes), Snapshots: int32(s.Snapshots),
-		Health: string(s.Health), Text: s.Text, Error: s.Err,
+		Health: string(s.Health), Text: text(s.Text), Error: text(s.Err),
 	}
 	for _, r := range s.Refused {
-		out.Refused = append(out.Refused, &link.Refused{Disk: r.Disk, Reason: r.Reason})
+		out.Refused = append(out.Refused, &link.Refused{Disk: text(r.Disk), Reason: text(r.Reason)})
 	}
 	// A pool whose capacity cannot be told now promises nothing.
 	if c, err := a.pools.Capacity(s.Name); err == nil {

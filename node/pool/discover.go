@@ -20,7 +20,8 @@ func (m *Manager) Discover(ctx context.Context) (lvm.Report, error) {
 	}
 	var errs []error
 	for _, vg := range report.VGs {
-		if name := readTags(vg.Tags)[keyPool]; name != "" {
+		// A name that no pool can have was not written by us.
+		if name := readTags(vg.Tags)[keyPool]; poolName.MatchString(name) {
 			errs = append(errs, m.register(name, vg))
 		}
 	}

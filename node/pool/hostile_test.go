@@ -129,6 +129,37 @@ func TestGroupWithOurTag(t *testing.T) {
 	}
 }
 
+// A tag of ours with a value that we would not write makes no pool, and nothing that
+// the link or CSI could not carry.
+func TestGroupWithAnOddTag(t *testing.T) {
+	for i, tag := range []string{"lamina.pool=#ff#fe", "lamina.pool=../x", "lamina.pool=Fast", "lamina.pool=" + strings.Repeat("x", 900), "lamina.pool=#1b#5b2J", "lamina.pool="} {
+		n := newNode(t, spec(), "/dev/nvme0n1")
+		n.host.AddDisk("/dev/sdx", gib)
+		n.host.AddForeignVG(fmt.Sprint("hostile", i), []string{tag}, "/dev/sdx")
+		if err := n.ensure(spec()); err != nil {
+			t.Errorf("%s: ensure: %v", tag, err)
+		}
+		if s := n.Statuses(); len(s) != 1 || s[0].Name != "fast" {
+			t.Errorf("%s: statuses %+v", tag, s)
+		}
+		n.create(t, CreateVolume{Name: "a"})
+	}
+	for k, v := range readTags([]lvm.Tag{mustTag(t, "lamina.context.#ffk=#ffv")}).context() {
+		if k != "?k" && k != "#ffk" || v != "?v" {
+			t.Errorf("context %q=%q", k, v)
+		}
+	}
+}
+
+func mustTag(t *testing.T, s string) lvm.Tag {
+	t.Helper()
+	tag, err := lvm.ParseTag(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tag
+}
+
 const generation = 4 * mib // bytes of a tenant's volume: one extent
 
 // soil writes a secret into each chunk of a volume, at its beginning and its end.

@@ -101,12 +101,13 @@ func (s tagSet) int(key string) int64 {
 	return n
 }
 
-// context collects the volume context.
+// context collects the volume context. CSI carries UTF-8 only, and one volume that
+// has something else, on a disk that came from elsewhere, would spoil a whole list.
 func (s tagSet) context() map[string]string {
 	out := map[string]string{}
 	for key, value := range s {
 		if k, ok := strings.CutPrefix(key, keyContext+"."); ok {
-			out[k] = value
+			out[strings.ToValidUTF8(k, "?")] = strings.ToValidUTF8(value, "?")
 		}
 	}
 	return out
