@@ -87,7 +87,7 @@ func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer) *vm.
 		Args:    []string{scenario},
 		Files:   map[string]string{"/usr/local/bin/lamina-node": build(t, "cmd/lamina-node")},
 		Disks:   disks,
-		Timeout: 10 * time.Minute,
+		Timeout: 20 * time.Minute,
 		Stdout:  stdout,
 		Stderr:  os.Stderr,
 	})

@@ -32,7 +32,7 @@ func main() {
 		fmt.Println("usage: guest SCENARIO")
 		os.Exit(2)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	a, err := start(ctx)
 	if err == nil {
