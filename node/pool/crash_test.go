@@ -1,7 +1,11 @@
 package pool
 
 import (
+	"errors"
 	"testing"
+
+	"github.com/lamina-csi/lamina/lvm"
+	"github.com/lamina-csi/lamina/lvm/lvmtest"
 )
 
 // Wherever the agent, or lvm, is cut in an operation, the same call made again
@@ -85,5 +89,45 @@ func TestCrashAndRetry(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A call that was cut between lvextend and the reload of the device leaves the
+// device smaller than the metadata: the next start ends it, and so does the same
+// call, without a restart.
+func TestHalfExpandedDevice(t *testing.T) {
+	n := newNode(t, spec(), "/dev/nvme0n1")
+	v := n.create(t, CreateVolume{Name: "vol", Required: 64 * mib})
+	larger := CreateVolume{Name: "larger", Pool: "fast", Required: gib, FS: FSNew, Source: &Source{ID: v.ID}}
+	cut := errors.New("the reload fails")
+	n.host.OnStep(func(s lvmtest.Step) error {
+		if s.Call == "load" && s.Point == lvmtest.Before {
+			return cut
+		}
+		return nil
+	})
+	if _, err := n.CreateVolume(t.Context(), larger); !errors.Is(err, cut) {
+		t.Fatalf("create: %v", err)
+	}
+	if _, err := n.ExpandVolume(t.Context(), v.ID, gib, 0); !errors.Is(err, cut) {
+		t.Fatalf("expand: %v", err)
+	}
+	n.host.OnStep(nil)
+	size := func(id ID) int64 {
+		table, err := n.host.Table(lvm.DMName(n.group(t, v).Name, id.LV, ""))
+		if err != nil || len(table) != 1 {
+			t.Fatalf("%v, %v", table, err)
+		}
+		return int64(table[0].Length) * 512
+	}
+	made, err := n.CreateVolume(t.Context(), larger)
+	if err != nil || size(made.ID) != gib {
+		t.Errorf("created again: a device of %d bytes, %v", size(made.ID), err)
+	}
+	if size(v.ID) != 64*mib {
+		t.Fatalf("the device of the expanded volume has %d bytes already", size(v.ID))
+	}
+	if n.start(t); size(v.ID) != gib {
+		t.Errorf("after the start: a device of %d bytes", size(v.ID))
 	}
 }

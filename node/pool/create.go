@@ -91,6 +91,10 @@ func (m *Manager) resumeCreate(ctx context.Context, f found, req CreateVolume) (
 		}
 		return m.growNew(ctx, f, req)
 	}
+	// The call may have been cut between its lvextend and the reload of the device.
+	if err := m.lvm.ReloadThin(f.group(), f.lv.Name); err != nil {
+		return Volume{}, wrap(err, "create %.80q", req.Name)
+	}
 	return f.volume(), nil
 }
 

@@ -9,36 +9,45 @@ import (
 )
 
 // mend repairs what a killed command or a killed agent has left in an active
-// pool, before anything else changes it: a half-made snapshot, and writers of
-// volumes that are suspended or frozen and would hang until somebody lets them go.
+// pool, before anything else changes it: a half-made snapshot, writers of volumes
+// that are suspended or frozen and would hang until somebody lets them go, and thin
+// devices that are smaller than LVM's metadata says.
 func (m *Manager) mend(p *Pool) error {
 	vg, err := m.readVG(p)
 	if err != nil {
 		return err
 	}
-	names := []string{}
+	errs := []error{wrap(m.mendTransaction(vg), "pool %s", p.spec.Name)}
 	if p.spec.Mode == Thin {
-		names = append(names, lvm.DMName(vg.Name, thinPoolLV, "tpool"))
+		_, err := m.letGo(p, lvm.DMName(vg.Name, thinPoolLV, "tpool"))
+		errs = append(errs, err)
 	}
 	for _, lv := range vg.LVs {
-		if readTags(lv.Tags)[keyKind] != "" {
-			names = append(names, lvm.DMName(vg.Name, lv.Name, ""))
+		if readTags(lv.Tags)[keyKind] == "" {
+			continue
 		}
-	}
-	errs := []error{wrap(m.mendTransaction(vg), "pool %s", p.spec.Name)}
-	for _, name := range names {
-		info, err := m.dm.Info(name)
-		if err != nil || !ofGroup(info, vg) {
-			continue // inactive, or of another group of that name
-		}
-		if info.Suspended {
-			errs = append(errs, wrap(m.dm.Resume(name), "pool %s: resume %s, which a killed command left suspended", p.spec.Name, name))
-		}
-		if m.holder != nil {
-			errs = append(errs, m.holder.Release(info.Path()))
+		active, err := m.letGo(p, lvm.DMName(vg.Name, lv.Name, ""))
+		errs = append(errs, err)
+		if active && lv.Thin != nil {
+			errs = append(errs, wrap(m.lvm.ReloadThin(p.group, lv.Name), "pool %s", p.spec.Name))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// letGo lets the writers of a device go on, if it is active.
+func (m *Manager) letGo(p *Pool, name string) (active bool, err error) {
+	info, err := m.dm.Info(name)
+	if err != nil {
+		return false, nil // inactive
+	}
+	if info.Suspended {
+		err = wrap(m.dm.Resume(name), "pool %s: resume %s, which a killed command left suspended", p.spec.Name, name)
+	}
+	if m.holder != nil {
+		err = errors.Join(err, m.holder.Release(info.Path()))
+	}
+	return true, err
 }
 
 // mendTransaction goes on with a snapshot that a killed lvm, or a power cut, left
@@ -53,9 +62,9 @@ func (m *Manager) mendTransaction(vg *lvm.VG) error {
 	if !ok || pool.Pool == nil {
 		return nil
 	}
-	st, err := m.poolStatus(vg)
-	if errors.Is(err, lvm.ErrNotFound) || errors.Is(err, ErrForeign) {
-		return nil // inactive; the device of that name is another group's
+	st, err := m.lvm.PoolStatus(vg.Name, thinPoolLV)
+	if errors.Is(err, lvm.ErrNotFound) {
+		return nil // inactive
 	}
 	if err != nil || st.TransactionID+1 != pool.Pool.TransactionID {
 		return err
