@@ -16,6 +16,7 @@ import (
 	"github.com/lamina-csi/lamina/lvm/lvmtest"
 	"github.com/lamina-csi/lamina/node/disk"
 	"github.com/lamina-csi/lamina/node/pool"
+	"github.com/lamina-csi/lamina/test/invariant"
 )
 
 const gib = 1 << 30
@@ -38,6 +39,7 @@ func (f *fakeDisks) Vet(_ context.Context, d disk.Disk) error {
 func newTestAgent(t *testing.T, pools string, paths ...string) (*Agent, *fakeDisks, *lvmtest.Host) {
 	t.Helper()
 	h, f := lvmtest.New(), &fakeDisks{refuses: map[string]string{}}
+	invariant.After(t, h, nil)
 	for _, p := range paths {
 		h.AddDisk(p, 10*gib)
 		f.disks = append(f.disks, disk.Disk{Path: p, Transport: "nvme", Size: 10 * gib})

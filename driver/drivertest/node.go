@@ -26,6 +26,7 @@ import (
 	"github.com/lamina-csi/lamina/node/mount"
 	"github.com/lamina-csi/lamina/node/mount/mounttest"
 	"github.com/lamina-csi/lamina/node/pool"
+	"github.com/lamina-csi/lamina/test/invariant"
 )
 
 // NodeID is the name of a node that [New] makes.
@@ -51,6 +52,7 @@ type Node struct {
 	CgroupRoot string // an empty cgroup v2 hierarchy; see [Node.AddPod]
 	Endpoint   string // path of the socket
 	Log        *Log
+	After      *invariant.Watch // what must be true in the end
 }
 
 // Log collects what the driver logs.
@@ -111,6 +113,7 @@ func NewNamed(t testing.TB, name string, specs ...pool.Spec) *Node {
 		t.Fatal(err)
 	}
 	n.System = mounttest.New(devices{n.Host})
+	n.After = invariant.After(t, n.Host, n.System)
 	n.Mounter = mount.New(n.System.Config(n.KubeletDir))
 	n.Pools = pool.NewManager(lvm.New(n.Host, n.Host, lvm.Options{}), n.Mounter)
 	for i, s := range specs {

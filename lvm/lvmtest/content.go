@@ -50,7 +50,13 @@ func (c *content) rw(p []byte, off int64, write bool) (int, error) {
 		return 0, fmt.Errorf("%s %s: %w", verb, c.d.name, syscall.EPERM)
 	}
 	return within(p, off, c.d.size(), write, func(p []byte) error {
-		if err := c.d.lv.rw(off, p, write); err != nil {
+		err := c.d.lv.rw(off, p, write)
+		if owed := c.d.lv.owed(); write && owed != nil {
+			owed.note(off, p, err == nil, func(off int64, buf []byte) error {
+				return c.d.lv.rw(off, buf[:min(pageSize, c.d.lv.size()-off)], false)
+			})
+		}
+		if err != nil {
 			return fmt.Errorf("%s %s: %w", verb, c.d.name, err)
 		}
 		return nil
@@ -126,6 +132,9 @@ func (h *Host) Discard(path string) error {
 		}
 		if d.readOnly {
 			return fmt.Errorf("discard %s: %w", path, syscall.EPERM)
+		}
+		if owed := d.lv.owed(); owed != nil {
+			*owed = nil
 		}
 		if s := d.lv.first(); s.kind == "thin" {
 			return s.pool.first().discard(s.deviceID)

@@ -27,10 +27,14 @@ func (h *Host) Info(name string) (lvm.DeviceInfo, error) {
 	if err != nil {
 		return lvm.DeviceInfo{}, err
 	}
+	return h.info(d), nil
+}
+
+func (h *Host) info(d *device) lvm.DeviceInfo {
 	return lvm.DeviceInfo{
 		Name: d.name, UUID: d.uuid, Major: major, Minor: uint32(d.minor),
 		OpenCount: h.openCount(d), Suspended: d.suspended, ReadOnly: d.readOnly, LiveTable: true,
-	}, nil
+	}
 }
 
 // Table implements lvm.Kernel.

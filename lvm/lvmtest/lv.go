@@ -16,6 +16,7 @@ type lv struct {
 	skipActivation bool
 	created        time.Time
 	segs           []*segment
+	written        written // see owed
 }
 
 // segment is a part of an LV. Thin volumes, pools and raid have one.

@@ -27,6 +27,7 @@ type thinPool struct {
 // thinDevice is a thin device within a pool: its chunks → the pool's chunks.
 type thinDevice struct {
 	chunks map[int64]int64
+	owed   written
 }
 
 // message is a change that LVM's metadata asks the kernel to make.
@@ -112,7 +113,7 @@ func (k *thinPool) message(text string) error {
 }
 
 func (k *thinPool) snapshot(id, origin int64) {
-	d := &thinDevice{chunks: maps.Clone(k.devices[origin].chunks)}
+	d := &thinDevice{chunks: maps.Clone(k.devices[origin].chunks), owed: maps.Clone(k.devices[origin].owed)}
 	for _, c := range d.chunks {
 		k.refs[c]++
 	}

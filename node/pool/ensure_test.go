@@ -6,6 +6,7 @@ import (
 
 	"github.com/lamina-csi/lamina/lvm"
 	"github.com/lamina-csi/lamina/lvm/lvmtest"
+	"github.com/lamina-csi/lamina/test/invariant"
 )
 
 // A disk that appears extends the pool, in one step.
@@ -54,7 +55,7 @@ func TestAdopt(t *testing.T) {
 	h := lvmtest.New()
 	h.AddDisk("/dev/sda", 10*gib)
 	h.AddForeignVG("data", []string{"theirs"}, "/dev/sda")
-	n := &node{host: h, client: lvm.New(h, h, lvm.Options{})}
+	n := &node{host: h, client: lvm.New(h, h, lvm.Options{}), after: invariant.After(t, h, nil)}
 	n.start(t)
 	vg, err := lvm.ParseVGName("data")
 	if err != nil {
@@ -88,7 +89,7 @@ func TestForeignVolumeGroup(t *testing.T) {
 	h.AddDisk("/dev/sda", 10*gib)
 	h.AddDisk("/dev/nvme0n1", 10*gib)
 	h.AddForeignVG("lamina-fast", nil, "/dev/sda")
-	n := &node{host: h, client: lvm.New(h, h, lvm.Options{})}
+	n := &node{host: h, client: lvm.New(h, h, lvm.Options{}), after: invariant.After(t, h, nil)}
 	n.start(t)
 	cost := n.commands(t, func() {
 		if err := n.ensure(spec(), disk(t, "/dev/nvme0n1")); !errors.Is(err, ErrForeign) {

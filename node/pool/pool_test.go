@@ -13,6 +13,7 @@ import (
 
 	"github.com/lamina-csi/lamina/lvm"
 	"github.com/lamina-csi/lamina/lvm/lvmtest"
+	"github.com/lamina-csi/lamina/test/invariant"
 )
 
 // node is a node with one in-memory LVM host.
@@ -20,6 +21,7 @@ type node struct {
 	*Manager
 	host   *lvmtest.Host
 	client *lvm.Client
+	after  *invariant.Watch
 }
 
 // spec is the default thin pool named fast.
@@ -55,6 +57,7 @@ func newNode(t *testing.T, s Spec, paths ...string) *node {
 		blank = append(blank, disk(t, p))
 	}
 	n := &node{host: h, client: lvm.New(h, h, lvm.Options{})}
+	n.after = invariant.After(t, h, nil)
 	n.start(t)
 	if err := n.ensure(s, blank...); err != nil {
 		t.Fatal(err)
@@ -314,7 +317,7 @@ func TestConcurrentCreate(t *testing.T) {
 	for i := range 16 {
 		for _, name := range []string{"same", fmt.Sprint("own-", i)} {
 			wg.Go(func() {
-				if _, err := n.CreateVolume(t.Context(), CreateVolume{Name: name, Pool: "fast", Required: gib}); err != nil {
+				if _, err := n.CreateVolume(t.Context(), CreateVolume{Name: name, Pool: "fast", Required: gib, FS: FSNew}); err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
 			})

@@ -63,6 +63,7 @@ func TestThickDataIsNotZeroedByInference(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t, spec(thick), "/dev/nvme0n1")
+			n.after.Leaves(volumeLV("a").String()) // what spoil does to it
 			v := n.create(t, CreateVolume{Name: "a", Required: size})
 			write(t, n.device(t, v.ID), "precious")
 			spoil(t, n, v)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lamina-csi/lamina/node/pool"
 	"github.com/lamina-csi/lamina/test/agent"
+	"github.com/lamina-csi/lamina/test/invariant"
 )
 
 // These tests run as root on a machine with a blank NVMe disk of 4 GiB or more
@@ -57,6 +58,9 @@ func startAgent(t *testing.T, mode pool.Mode) *agent.Agent {
 	t.Cleanup(func() {
 		if err := a.Stop(); err != nil {
 			t.Errorf("lamina-node: %v", err)
+		}
+		if err := invariant.Check(context.Background(), invariant.Machine(nil)); err != nil {
+			t.Errorf("after the test:\n%v", err)
 		}
 		if log, err := os.ReadFile(a.LogFile); err == nil && t.Failed() {
 			t.Logf("the agent's log:\n%s", log)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/lamina-csi/lamina/test/agent"
+	"github.com/lamina-csi/lamina/test/invariant"
 )
 
 const pools = "pools: {fast: all}\nprofiles: {all: {disks: {minSize: 1Gi}}}\n"
@@ -37,6 +38,7 @@ func main() {
 	a, err := start(ctx)
 	if err == nil {
 		err = scenarios[os.Args[1]](ctx, a)
+		err = errors.Join(err, invariant.Check(ctx, invariant.Machine(nil)))
 	}
 	if err != nil {
 		fmt.Println("FAILED:", err)

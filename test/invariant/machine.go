@@ -1,0 +1,77 @@
+package invariant
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-csi/lamina/lvm"
+)
+
+// Machine is this machine, with the lvm and the configuration of its agent. Data is
+// what the caller knows of it.
+func Machine(data func() error) Node {
+	kernel := &lvm.LinuxKernel{}
+	return Node{
+		Client:  lvm.New(lvm.Exec{Program: "/usr/sbin/lvm", SystemDir: "/run/lamina/lvm"}, kernel, lvm.Options{}),
+		Devices: func() ([]lvm.DeviceInfo, error) { return mapped(kernel) },
+		Mounts:  mounted,
+		Data:    data,
+	}
+}
+
+// mapped lists device-mapper's devices by sysfs.
+func mapped(kernel lvm.Kernel) ([]lvm.DeviceInfo, error) {
+	names, err := filepath.Glob("/sys/block/dm-*/dm/name")
+	if err != nil {
+		return nil, err
+	}
+	var out []lvm.DeviceInfo
+	for _, file := range names {
+		name, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		info, err := kernel.Info(strings.TrimSpace(string(name)))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, info)
+	}
+	return out, nil
+}
+
+// mounted lists the mounts of device-mapper's devices, and of their nodes.
+func mounted() ([]Mount, error) {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var out []Mount
+	for line := range strings.Lines(string(table)) {
+		// "36 35 98:0 /root /mnt/point rw shared:1 - ext4 /dev/dm-3 rw", proc_pid_mountinfo(5).
+		left, right, ok := strings.Cut(line, " - ")
+		f, g := strings.Fields(left), strings.Fields(right)
+		if !ok || len(f) < 5 || len(g) < 2 {
+			return nil, fmt.Errorf("mountinfo: %q", line)
+		}
+		device := g[1]
+		if g[0] == "devtmpfs" {
+			device = "/dev" + f[3] // the node of a block volume
+		}
+		var st unix.Stat_t
+		if !strings.HasPrefix(device, "/dev/") {
+			continue
+		}
+		if err := unix.Stat(device, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			device = fmt.Sprintf("/dev/dm-%d", unix.Minor(st.Rdev))
+		} else if !strings.HasPrefix(device, "/dev/dm-") && !strings.HasPrefix(device, "/dev/mapper/") {
+			continue
+		}
+		out = append(out, Mount{Device: device, Path: f[4]})
+	}
+	return out, nil
+}
