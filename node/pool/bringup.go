@@ -43,16 +43,27 @@ func (m *Manager) bringUp(ctx context.Context, uuid string) error {
 		return fmt.Errorf("activate %w", err)
 	}
 	if _, err := m.poolStatus(vg); errors.Is(err, lvm.ErrNotFound) {
-		if err := m.lvm.LVActivate(ctx, p.group, thinPoolLV); err != nil {
-			return wrap(err, "activate pool %s", p.spec.Name)
-		}
-		if err := m.mend(p); err != nil {
+		if err := m.activatePool(ctx, p); err != nil {
 			return err
 		}
 	} else if err != nil {
 		return wrap(err, "activate pool %s", p.spec.Name)
 	}
 	return m.grow(ctx, p)
+}
+
+// activatePool activates the thin pool and mends it. LVM fails where it finds a
+// half-made snapshot, and leaves the pool's device active: once that is mended, it
+// succeeds.
+func (m *Manager) activatePool(ctx context.Context, p *Pool) error {
+	err := m.lvm.LVActivate(ctx, p.group, thinPoolLV)
+	if merr := m.mend(p); merr != nil {
+		return errors.Join(wrap(err, "activate pool %s", p.spec.Name), merr)
+	}
+	if err != nil {
+		err = m.lvm.LVActivate(ctx, p.group, thinPoolLV)
+	}
+	return wrap(err, "activate pool %s", p.spec.Name)
 }
 
 // ensureThinPool makes the thin pool of a new volume group. A group that has

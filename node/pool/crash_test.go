@@ -6,6 +6,7 @@ import (
 
 	"github.com/lamina-csi/lamina/lvm"
 	"github.com/lamina-csi/lamina/lvm/lvmtest"
+	"github.com/lamina-csi/lamina/test/invariant"
 )
 
 // Wherever the agent, or lvm, is cut in an operation, the same call made again
@@ -129,5 +130,49 @@ func TestHalfExpandedDevice(t *testing.T) {
 	}
 	if n.start(t); size(v.ID) != gib {
 		t.Errorf("after the start: a device of %d bytes", size(v.ID))
+	}
+}
+
+// A snapshot that a power cut left between create_snap and set_transaction_id keeps
+// LVM from activating the pool: it is finished first. A new volume in that state is
+// finished too, so that what was created again is there.
+func TestHalfMadeThinVolume(t *testing.T) {
+	for _, reboot := range []bool{false, true} {
+		for _, snapshot := range []bool{false, true} {
+			n := newNode(t, spec(), "/dev/nvme0n1")
+			v := n.create(t, CreateVolume{Name: "vol", Required: 64 * mib})
+			write(t, n.device(t, v.ID), "data")
+			again := func() (ID, error) {
+				if snapshot {
+					s, err := n.CreateSnapshot(t.Context(), "snap", v.ID)
+					return s.ID, err
+				}
+				v, err := n.CreateVolume(t.Context(), CreateVolume{Name: "other", Pool: "fast", Required: gib, FS: FSNew})
+				return v.ID, err
+			}
+			n.host.OnStep(func(s lvmtest.Step) error {
+				if s.Point == lvmtest.Created {
+					return lvmtest.ErrCrashed
+				}
+				return nil
+			})
+			if _, err := again(); !errors.Is(err, lvmtest.ErrCrashed) {
+				t.Fatal(err)
+			}
+			n.host.OnStep(nil)
+			if n.host.Restart(); reboot {
+				n.host.Reboot()
+			}
+			n.start(t)
+			if err := n.ensure(spec()); err != nil {
+				t.Fatalf("reboot %t, snapshot %t: %v", reboot, snapshot, err)
+			}
+			if err := invariant.Check(t.Context(), invariant.Memory(n.host, nil)); err != nil {
+				t.Errorf("reboot %t, snapshot %t: %v", reboot, snapshot, err)
+			}
+			if _, err := again(); err != nil {
+				t.Errorf("reboot %t, snapshot %t: again: %v", reboot, snapshot, err)
+			}
+		}
 	}
 }

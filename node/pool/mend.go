@@ -50,13 +50,15 @@ func (m *Manager) letGo(p *Pool, name string) (active bool, err error) {
 	return true, err
 }
 
-// mendTransaction goes on with a snapshot that a killed lvm, or a power cut, left
-// between the kernel's create_snap and set_transaction_id. LVM would send
-// create_snap again, get EEXIST, and refuse every later change of the pool, also
-// after a reboot: libdm expects that answer for create_thin only
-// (libdm/libdm-deptree.c, _thin_pool_node_message). The kernel is one transaction
-// behind, and the one volume of that transaction is a snapshot: what LVM recorded
-// is sent, as LVM would have. Any other gap is LVM's own to close, or a person's.
+// mendTransaction goes on with a volume that a killed lvm, or a power cut, left
+// between its two commits: LVM has recorded it, and the kernel is one transaction
+// behind. What LVM recorded is sent, as LVM would have.
+//
+// For a new volume LVM would do that too, at its next command. A snapshot that was
+// cut between the kernel's create_snap and set_transaction_id it would send again, get
+// EEXIST, and refuse every later change of the pool, also after a reboot: libdm expects
+// that answer for create_thin only (libdm/libdm-deptree.c, _thin_pool_node_message).
+// Any other gap is LVM's own to close, or a person's.
 func (m *Manager) mendTransaction(vg *lvm.VG) error {
 	pool, ok := vg.LV(thinPoolLV)
 	if !ok || pool.Pool == nil {
@@ -69,42 +71,60 @@ func (m *Manager) mendTransaction(vg *lvm.VG) error {
 	if err != nil || st.TransactionID+1 != pool.Pool.TransactionID {
 		return err
 	}
-	snap, origin := pendingSnapshot(vg, st.TransactionID)
-	if snap == nil || origin == nil {
+	lv := pendingThin(vg, st.TransactionID)
+	if lv == nil {
 		return nil
 	}
-	// The origin must not change while it is snapshotted (thin-provisioning.rst,
-	// "Snapshots"). An inactive one cannot.
-	if dm := lvm.DMName(vg.Name, origin.Name, ""); m.active(found{vg: vg, lv: origin}) {
-		if err := m.dm.Suspend(dm); err != nil {
-			return err
-		}
-		defer m.dm.Resume(dm) //nolint:errcheck // mend resumes what is still suspended, and tells
+	tpool, err := m.poolDevice(vg.Name)
+	if err != nil {
+		return err
 	}
-	tpool := lvm.DMName(vg.Name, thinPoolLV, "tpool")
-	err = m.dm.Message(tpool, fmt.Sprintf("create_snap %d %d", snap.Thin.DeviceID, origin.Thin.DeviceID))
-	if err != nil && !errors.Is(err, syscall.EEXIST) {
-		return fmt.Errorf("finish snapshot %s: %w", snap.Name, err)
+	message := fmt.Sprintf("create_thin %d", lv.Thin.DeviceID)
+	if readTags(lv.Tags)[keySource] != "" {
+		origin, ok := vg.LV(lv.Thin.Origin)
+		if !ok || origin.Thin == nil {
+			return nil
+		}
+		message = fmt.Sprintf("create_snap %d %d", lv.Thin.DeviceID, origin.Thin.DeviceID)
+		// The origin must not change while it is snapshotted (thin-provisioning.rst,
+		// "Snapshots"). An inactive one cannot.
+		if dm := lvm.DMName(vg.Name, origin.Name, ""); m.active(found{vg: vg, lv: origin}) {
+			if err := m.dm.Suspend(dm); err != nil {
+				return err
+			}
+			defer m.dm.Resume(dm) //nolint:errcheck // mend resumes what is still suspended, and tells
+		}
+	}
+	if err := m.dm.Message(tpool, message); err != nil && !errors.Is(err, syscall.EEXIST) {
+		return fmt.Errorf("finish %s: %w", lv.Name, err)
 	}
 	return m.dm.Message(tpool, fmt.Sprintf("set_transaction_id %d %d", st.TransactionID, st.TransactionID+1))
 }
 
-// pendingSnapshot finds the one thin volume that LVM made in a transaction, if it
-// is a snapshot.
-func pendingSnapshot(vg *lvm.VG, transaction int64) (snap, origin *lvm.LV) {
+// poolDevice is the name of the active thin pool: until its first volume is made it
+// has no layer.
+func (m *Manager) poolDevice(vg lvm.VGName) (string, error) {
+	name := lvm.DMName(vg, thinPoolLV, "tpool")
+	_, err := m.dm.Info(name)
+	if errors.Is(err, lvm.ErrNotFound) {
+		name = lvm.DMName(vg, thinPoolLV, "")
+		_, err = m.dm.Info(name)
+	}
+	return name, err
+}
+
+// pendingThin finds the one thin volume of ours that LVM made in a transaction.
+func pendingThin(vg *lvm.VG, transaction int64) *lvm.LV {
+	var out *lvm.LV
 	for i := range vg.LVs {
 		lv := &vg.LVs[i]
 		if lv.Thin == nil || lv.Thin.Pool != thinPoolLV || lv.Thin.TransactionID != transaction {
 			continue
 		}
-		if snap != nil {
-			return nil, nil
+		if out != nil || readTags(lv.Tags)[keyKind] == "" {
+			return nil
 		}
-		snap = lv
+		out = lv
 	}
-	if snap == nil || snap.Thin.Origin.IsZero() {
-		return nil, nil
-	}
-	origin, _ = vg.LV(snap.Thin.Origin)
-	return snap, origin
+	return out
 }
