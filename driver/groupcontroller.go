@@ -64,7 +64,7 @@ func (d *Driver) CreateVolumeGroupSnapshot(ctx context.Context, req *csi.CreateV
 
 // createGroup makes a group that lies on this node alone.
 func (d *Driver) createGroup(ctx context.Context, part pool.GroupPart) (pool.Group, error) {
-	unlock, err := d.lockVolumes(ctx, part.Sources)
+	unlock, err := d.lockSources(ctx, part.Sources...)
 	if err != nil {
 		return pool.Group{}, err
 	}

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -34,7 +35,7 @@ func (s *poolsServer) HoldGroup(req *link.HoldGroupRequest, stream grpc.ServerSt
 		return err
 	}
 	ctx, start := stream.Context(), time.Now()
-	unlock, err := s.driver.lockVolumes(ctx, part.Sources)
+	unlock, err := s.driver.lockSources(ctx, part.Sources...)
 	if err != nil {
 		return err
 	}
@@ -86,6 +87,39 @@ func (d *Driver) lockVolumes(ctx context.Context, ids []pool.ID) (unlock func(),
 		unlocks = append(unlocks, u)
 	}
 	return unlock, nil
+}
+
+// lockSources locks volumes that are to be copied: no first format of them starts or
+// goes on meanwhile. One that an agent did not live to end is refused: the copy would
+// say that it was never formatted, hold a file system, and be refused when it is
+// staged.
+func (d *Driver) lockSources(ctx context.Context, ids ...pool.ID) (unlock func(), err error) {
+	if unlock, err = d.lockVolumes(ctx, ids); err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		if err := d.notHalfFormatted(ctx, id); err != nil {
+			unlock()
+			return nil, err
+		}
+	}
+	return unlock, nil
+}
+
+func (d *Driver) notHalfFormatted(ctx context.Context, id pool.ID) error {
+	v, err := d.pools.GetVolume(id)
+	// What is wrong with it otherwise, package pool finds.
+	if err != nil || v.FS != pool.FSNew || v.Thick {
+		return nil
+	}
+	if _, err := d.pools.OpenDevice(ctx, id); err != nil {
+		return err
+	}
+	empty, err := d.pools.Prezeroed(id)
+	if err == nil && !empty {
+		err = fmt.Errorf("copy %s: %w: its first format has not ended; it does when the volume is staged again", id, pool.ErrAborted)
+	}
+	return err
 }
 
 func parseIDs(field string, texts []string) ([]pool.ID, error) {

@@ -26,6 +26,11 @@ func (d *Driver) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshotRequ
 	if err := d.checkReachable(req.GetAccessibilityRequirements()); err != nil {
 		return nil, err
 	}
+	unlock, err := d.lockSources(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	s, err := d.pools.CreateSnapshot(ctx, req.GetName(), source)
 	if err != nil {
 		return nil, err

@@ -21,7 +21,7 @@ func (d *Driver) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	if err != nil {
 		return nil, err
 	}
-	v, err := d.pools.CreateVolume(ctx, create)
+	v, err := d.createVolume(ctx, create)
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +43,17 @@ func (d *Driver) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	out := d.volume(v)
 	out.ContentSource = req.GetVolumeContentSource()
 	return &csi.CreateVolumeResponse{Volume: out}, nil
+}
+
+func (d *Driver) createVolume(ctx context.Context, create pool.CreateVolume) (pool.Volume, error) {
+	if create.Source != nil && !create.Source.Snapshot {
+		unlock, err := d.lockSources(ctx, create.Source.ID)
+		if err != nil {
+			return pool.Volume{}, err
+		}
+		defer unlock()
+	}
+	return d.pools.CreateVolume(ctx, create)
 }
 
 // parseCreate checks a request and says it in the terms of package pool. It
