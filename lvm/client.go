@@ -20,6 +20,7 @@ type Client struct {
 	observe  func(Command, time.Duration, Result)
 
 	mu    sync.Mutex
+	mend  func(Group) error // see OnFailure
 	locks map[VGName]*vgLock
 	cache map[DevicePath]cached
 	pools map[VGName]PoolStatus // as last seen
@@ -66,6 +67,16 @@ func New(r Runner, k Kernel, o Options) *Client {
 
 // Kernel is the device-mapper that the client was made with.
 func (c *Client) Kernel() Kernel { return c.kernel }
+
+// OnFailure sets what repairs a volume group after a command that was to change it
+// has failed, or was killed: it may have left devices suspended, or the group half
+// changed. It is called at once, with the group's lock held, so it must run no
+// command that changes the group.
+func (c *Client) OnFailure(mend func(Group) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mend = mend
+}
 
 // Group says which volume group a command is about and on which physical volumes
 // it lies. Commands use those devices and no others (--devices), so that nothing
@@ -204,6 +215,8 @@ func (c *Client) change(ctx context.Context, g Group, cmd Command) error {
 		_, err := c.run(context.WithoutCancel(ctx), cmd)
 		if err == nil {
 			err = c.flush(g)
+		} else if merr := c.repair(g); merr != nil {
+			err = fmt.Errorf("%w; after that: %w", err, merr)
 		}
 		done <- err
 	}()
@@ -217,6 +230,16 @@ func (c *Client) change(ctx context.Context, g Group, cmd Command) error {
 	case <-timer.C:
 		return fmt.Errorf("%s on %s: %w after %v", cmd.Name, g.Name, ErrPending, c.deadline)
 	}
+}
+
+func (c *Client) repair(g Group) error {
+	c.mu.Lock()
+	mend := c.mend
+	c.mu.Unlock()
+	if mend == nil {
+		return nil
+	}
+	return mend(g)
 }
 
 func (c *Client) flush(g Group) error {

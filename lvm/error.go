@@ -34,6 +34,9 @@ type Error struct {
 
 func (e *Error) Error() string {
 	text := strings.Join(e.Messages, "; ")
+	if signal := e.Exit - 128; signal > 0 {
+		text = strings.TrimPrefix(text+fmt.Sprintf("; signal %d killed it", signal), "; ")
+	}
 	if text == "" {
 		text = "it said nothing"
 	}

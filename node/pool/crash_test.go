@@ -64,14 +64,26 @@ func TestCrashAndRetry(t *testing.T) {
 			if steps < 2 {
 				t.Fatalf("%d steps", steps)
 			}
-			for step := 1; step <= steps; step++ {
-				s := prepare(t, spec)
-				s.host.CrashAt(step)
-				_ = op.run(s) // it may have been done when it was cut
-				s.host.Restart()
-				s.start(t)
-				if err := s.ensure(spec); err != nil {
-					t.Fatalf("cut at step %d: pool: %v", step, err)
+			for at := 2; at < 2*steps+2; at++ {
+				s, step := prepare(t, spec), at/2
+				if at%2 == 0 {
+					s.host.CrashAt(step)
+					_ = op.run(s) // it may have been done when it was cut
+					s.host.Restart()
+					s.start(t)
+					if err := s.ensure(spec); err != nil {
+						t.Fatalf("cut at step %d: pool: %v", step, err)
+					}
+				} else {
+					// Only the command is killed: the agent lives, and mends.
+					begin := s.host.Steps()
+					s.host.OnStep(func(now lvmtest.Step) error {
+						if now.N == begin+step {
+							return errors.New("killed")
+						}
+						return nil
+					})
+					_ = op.run(s)
 				}
 				if err := op.run(s); err != nil {
 					t.Fatalf("cut at step %d: again: %v", step, err)

@@ -28,7 +28,9 @@ type Manager struct {
 // NewManager makes a Manager that knows no pool yet; see [Manager.Ensure].
 // holder may be nil: then only volumes that nobody uses are snapshotted together.
 func NewManager(c *lvm.Client, holder Holder) *Manager {
-	return &Manager{lvm: c, dm: c.Kernel(), holder: holder, pools: map[string]*Pool{}, held: map[lvm.LVName]*heldPart{}, idle: map[ID]time.Time{}}
+	m := &Manager{lvm: c, dm: c.Kernel(), holder: holder, pools: map[string]*Pool{}, held: map[lvm.LVName]*heldPart{}, idle: map[ID]time.Time{}}
+	c.OnFailure(m.mendGroup)
+	return m
 }
 
 // Pool is a volume group that carries our tag.

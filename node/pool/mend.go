@@ -13,41 +13,63 @@ import (
 // that are suspended or frozen and would hang until somebody lets them go, and thin
 // devices that are smaller than LVM's metadata says.
 func (m *Manager) mend(p *Pool) error {
+	err := m.mendDevices(p)
+	if m.holder == nil {
+		return err
+	}
+	vg, verr := m.readVG(p)
+	if verr != nil {
+		return errors.Join(err, verr)
+	}
+	for _, lv := range vg.LVs {
+		if info, ierr := m.dm.Info(lvm.DMName(vg.Name, lv.Name, "")); ierr == nil && readTags(lv.Tags)[keyKind] != "" {
+			err = errors.Join(err, m.holder.Release(info.Path()))
+		}
+	}
+	return err
+}
+
+// mendGroup repairs at once what a command has left that failed while the agent
+// lives. Writers that are held for a group snapshot stay so.
+func (m *Manager) mendGroup(g lvm.Group) error {
+	for _, p := range m.snapshot() {
+		if p.group.Name == g.Name {
+			return m.mendDevices(p)
+		}
+	}
+	return nil // it is being made
+}
+
+func (m *Manager) mendDevices(p *Pool) error {
 	vg, err := m.readVG(p)
 	if err != nil {
 		return err
 	}
 	errs := []error{wrap(m.mendTransaction(vg), "pool %s", p.spec.Name)}
-	if p.spec.Mode == Thin {
-		_, err := m.letGo(p, lvm.DMName(vg.Name, thinPoolLV, "tpool"))
-		errs = append(errs, err)
+	resume := func(lv lvm.LVName, layer string) (active bool) {
+		name := lvm.DMName(vg.Name, lv, layer)
+		info, err := m.dm.Info(name)
+		if err == nil && info.Suspended {
+			errs = append(errs, wrap(m.dm.Resume(name), "pool %s: resume %s, which a killed command left suspended", p.spec.Name, name))
+		}
+		return err == nil
+	}
+	// From below: a volume's resume waits for its pool's.
+	if pool, ok := vg.LV(thinPoolLV); ok && pool.Pool != nil {
+		resume(pool.Pool.Metadata, "")
+		resume(pool.Pool.Data, "")
+		resume(thinPoolLV, "tpool")
+		resume(thinPoolLV, "")
 	}
 	for _, lv := range vg.LVs {
-		if readTags(lv.Tags)[keyKind] == "" {
+		if kind := readTags(lv.Tags)[keyKind]; kind == "" || kind == kindPool {
 			continue
 		}
-		active, err := m.letGo(p, lvm.DMName(vg.Name, lv.Name, ""))
-		errs = append(errs, err)
-		if active && lv.Thin != nil {
+		if resume(lv.Name, "") && lv.Thin != nil {
 			errs = append(errs, wrap(m.lvm.ReloadThin(p.group, lv.Name), "pool %s", p.spec.Name))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// letGo lets the writers of a device go on, if it is active.
-func (m *Manager) letGo(p *Pool, name string) (active bool, err error) {
-	info, err := m.dm.Info(name)
-	if err != nil {
-		return false, nil // inactive
-	}
-	if info.Suspended {
-		err = wrap(m.dm.Resume(name), "pool %s: resume %s, which a killed command left suspended", p.spec.Name, name)
-	}
-	if m.holder != nil {
-		err = errors.Join(err, m.holder.Release(info.Path()))
-	}
-	return true, err
 }
 
 // mendTransaction goes on with a volume that a killed lvm, or a power cut, left
