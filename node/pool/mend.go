@@ -22,7 +22,8 @@ func (m *Manager) mend(p *Pool) error {
 		return errors.Join(err, verr)
 	}
 	for _, lv := range vg.LVs {
-		if info, ierr := m.dm.Info(lvm.DMName(vg.Name, lv.Name, "")); ierr == nil && readTags(lv.Tags)[keyKind] != "" {
+		info, ierr := m.dm.Info(lvm.DMName(vg.Name, lv.Name, ""))
+		if ierr == nil && ofGroup(info, vg) && readTags(lv.Tags)[keyKind] != "" {
 			err = errors.Join(err, m.holder.Release(info.Path()))
 		}
 	}
@@ -49,10 +50,13 @@ func (m *Manager) mendDevices(p *Pool) error {
 	resume := func(lv lvm.LVName, layer string) (active bool) {
 		name := lvm.DMName(vg.Name, lv, layer)
 		info, err := m.dm.Info(name)
-		if err == nil && info.Suspended {
+		if err != nil || !ofGroup(info, vg) {
+			return false // inactive, or of another group of that name
+		}
+		if info.Suspended {
 			errs = append(errs, wrap(m.dm.Resume(name), "pool %s: resume %s, which a killed command left suspended", p.spec.Name, name))
 		}
-		return err == nil
+		return true
 	}
 	// From below: a volume's resume waits for its pool's.
 	if pool, ok := vg.LV(thinPoolLV); ok && pool.Pool != nil {
@@ -86,9 +90,9 @@ func (m *Manager) mendTransaction(vg *lvm.VG) error {
 	if !ok || pool.Pool == nil {
 		return nil
 	}
-	st, err := m.lvm.PoolStatus(vg.Name, thinPoolLV)
-	if errors.Is(err, lvm.ErrNotFound) {
-		return nil // inactive
+	st, err := m.poolStatus(vg)
+	if errors.Is(err, lvm.ErrNotFound) || errors.Is(err, ErrForeign) {
+		return nil // inactive, or of another group of that name: there is nothing to mend
 	}
 	if err != nil || st.TransactionID+1 != pool.Pool.TransactionID {
 		return err
