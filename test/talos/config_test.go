@@ -77,13 +77,13 @@ func judgeConfig(text []byte) error {
 			return err
 		}
 		kind, _ := doc["kind"].(string)
-		make_, isNewer := newer[kind]
+		parse, isNewer := newer[kind]
 		if !isNewer {
 			known.WriteString("---\n")
 			known.Write(one)
 			continue
 		}
-		parsed := make_()
+		parsed := parse()
 		strict := yaml.NewDecoder(bytes.NewReader(one))
 		strict.KnownFields(true)
 		if err := strict.Decode(parsed); err != nil {

@@ -114,7 +114,7 @@ func TestSmallExtensionIsGood(t *testing.T) {
 // Each broken extension fails, and for its own reason.
 func TestBrokenExtensions(t *testing.T) {
 	for name, tc := range map[string]struct {
-		break_ func(t *testing.T, dir string)
+		damage func(t *testing.T, dir string)
 		want   string
 	}{
 		"README at the root": {func(t *testing.T, dir string) { put(t, dir, "README.md", 0o644, "") }, `unexpected file "README.md"`},
@@ -166,7 +166,7 @@ func TestBrokenExtensions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := small(t)
-			tc.break_(t, dir)
+			tc.damage(t, dir)
 			if err := judge(dir, "v1.13.9"); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("judge() = %v, want %q", err, tc.want)
 			}
