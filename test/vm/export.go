@@ -27,7 +27,7 @@ func WriteInitramfs(w io.Writer, t *bundle.Tree) error {
 
 // BaseArgs are QEMU's arguments for a machine without kernel and devices;
 // memory is in bytes.
-func BaseArgs(cpus int, memory int64) []string { return baseArgs(cpus, memory) }
+func BaseArgs(cpus int, memory int64) []string { return baseArgs(cpus, memory, false) }
 
 // KernelParams are the kernel parameters of every machine.
 func KernelParams() []string { return slices.Clone(kernelParams) }

@@ -32,12 +32,15 @@ var kernelParams = []string{
 
 var serialForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,20}$`)
 
-// baseArgs describe a machine without kernel and devices.
-func baseArgs(cpus int, memory int64) []string {
-	return []string{
+// baseArgs describe a machine without kernel and devices; clock is Config.Clock.
+func baseArgs(cpus int, memory int64, clock bool) []string {
+	accel := []string{"-accel", "tcg,thread=multi"}
+	if clock {
+		accel = []string{"-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"}
+	}
+	return append(accel,
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35,usb=off,smbus=off,sata=off,vmport=off",
-		"-accel", "tcg,thread=multi",
 		// The plainest CPU emulates fastest; rdrand seeds the kernel's random pool at
 		// once. QEMU 7.2 spoils the flags in cmpxchg16b, which Linux 6.12 uses to
 		// allocate memory: one boot in four died of a double fault with it.
@@ -46,7 +49,7 @@ func baseArgs(cpus int, memory int64) []string {
 		// A small firmware and a kernel that is already unpacked (kernel.go) save a
 		// quarter of the boot.
 		"-bios", "qboot.rom",
-	}
+	)
 }
 
 func (m *Machine) qemuArgs(image, initrd string) ([]string, error) {
@@ -57,7 +60,10 @@ func (m *Machine) qemuArgs(image, initrd string) ([]string, error) {
 	if cpus == 0 {
 		cpus = 1
 	}
-	args := append(baseArgs(cpus, memory),
+	if m.cfg.Clock && cpus != 1 {
+		return nil, errors.New("the counting clock needs one CPU")
+	}
+	args := append(baseArgs(cpus, memory, m.cfg.Clock),
 		"-kernel", image, "-initrd", initrd,
 		"-append", strings.Join(slices.Concat(kernelParams, []string{"rdinit=/init"}, m.cfg.Kernel), " "),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",

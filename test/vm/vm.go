@@ -64,7 +64,11 @@ type Config struct {
 	// loads others on demand; dm_raid must be named (see DefaultModules).
 	Modules []string
 	Kernel  []string // further kernel parameters
-	QEMU    []string // further arguments of QEMU, such as -icount
+	QEMU    []string // further arguments of QEMU
+	// Clock makes the guest's clock count executed instructions, one nanosecond each,
+	// and jump over idle time: what a program takes does not depend on the host's
+	// load. For measurements; it needs one CPU and runs several times slower.
+	Clock bool
 }
 
 // Disk is one emulated NVMe disk, /dev/nvmeXn1 in the guest. X follows no

@@ -65,6 +65,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	fl.Func("module", "load kernel module `NAME` first; may be repeated", appendTo(&l.modules))
 	fl.Func("kernel", "add kernel parameter `P`; may be repeated", appendTo(&l.kernel))
 	fl.StringVar(&tags, "tags", "", "build tags of gotest")
+	fl.BoolVar(&cfg.Clock, "clock", false, "let the guest's clock count instructions, so that times do not depend on the host's load")
 	fl.BoolVar(&stdin, "i", false, "pass standard input on")
 	fl.BoolVar(&verbose, "console", false, "show the kernel's console on standard error")
 	if err := fl.Parse(args); err != nil {
