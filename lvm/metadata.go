@@ -3,6 +3,7 @@ package lvm
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -199,7 +200,7 @@ func freeExtents(s section) map[string]int64 {
 	for name := range s.sub("logical_volumes") {
 		lv := s.sub("logical_volumes").sub(name)
 		for n := int64(1); n <= lv.num("segment_count"); n++ {
-			seg := lv.sub(fmt.Sprintf("segment%d", n))
+			seg := lv.sub("segment" + strconv.FormatInt(n, 10))
 			if seg == nil {
 				break // parseLV reports it; the count may be any number
 			}
@@ -244,7 +245,7 @@ func parseLV(name string, s section, extent int64) (LV, error) {
 		lv.Created = time.Unix(t, 0).UTC()
 	}
 	for n := int64(1); n <= s.num("segment_count"); n++ {
-		seg := s.sub(fmt.Sprintf("segment%d", n))
+		seg := s.sub("segment" + strconv.FormatInt(n, 10))
 		if seg == nil {
 			return LV{}, fmt.Errorf("logical volume %s: %w: segment %d is missing", name, ErrInvalid, n)
 		}

@@ -133,6 +133,12 @@ func (p *textParser) scalar() (any, error) {
 }
 
 func (p *textParser) quoted() (any, error) {
+	// Nearly every string has no escape, and is then a part of the text.
+	rest := p.text[p.pos:]
+	if end := strings.IndexByte(rest, '"'); end >= 0 && strings.IndexByte(rest[:end], '\\') < 0 {
+		p.pos += end + 1
+		return rest[:end], nil
+	}
 	var b strings.Builder
 	for p.pos < len(p.text) {
 		c := p.text[p.pos]
