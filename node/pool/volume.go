@@ -88,7 +88,7 @@ func (m *Manager) removeLV(ctx context.Context, f found) error {
 		return fmt.Errorf("delete %w", err) // a discard would hit another's device, or hang
 	case err == nil && info.OpenCount > 0:
 		return fmt.Errorf("delete %s: %w: its device %s is open; unmount it first", f.id(), ErrBusy, info.Path())
-	case err == nil && !f.lv.ReadOnly:
+	case err == nil && !f.lv.ReadOnly && m.holdsBlocks(f):
 		if err := m.dm.Discard(info.Path()); errors.Is(err, lvm.ErrInUse) {
 			return wrap(err, "delete %s", f.id())
 		}
@@ -99,6 +99,14 @@ func (m *Manager) removeLV(ctx context.Context, f found) error {
 		return wrap(err, "delete %s", f.id())
 	}
 	return nil
+}
+
+// holdsBlocks reports whether a volume may have blocks of the pool; a thick one always
+// has. Where it has none its device is better not opened for writing: udevd would look into it
+// again, and lvremove wait for that.
+func (m *Manager) holdsBlocks(f found) bool {
+	st, err := m.lvm.ThinStatus(f.vg.Name, f.lv.Name)
+	return err != nil || st.Failed || st.MappedSectors > 0
 }
 
 // ExpandVolume makes a volume at least required bytes large.
