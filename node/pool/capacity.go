@@ -88,7 +88,7 @@ func (m *Manager) room(p *Pool) (room, error) {
 	}
 	var promised int64
 	for i := range vg.LVs {
-		if lv := &vg.LVs[i]; lv.Thin != nil && readTags(lv.Tags)[keyKind] != kindSnapshot {
+		if lv := &vg.LVs[i]; lv.Thin != nil && kindOf(lv.Tags) != kindSnapshot {
 			promised += lv.Size
 		}
 	}

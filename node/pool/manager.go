@@ -214,8 +214,8 @@ func (m *Manager) all(kind string) ([]found, error) {
 			return nil, fmt.Errorf("list volumes: %w", err)
 		}
 		for i := range vg.LVs {
-			if f := (found{p, vg, &vg.LVs[i], readTags(vg.LVs[i].Tags)}); f.tags[keyKind] == kind {
-				out = append(out, f)
+			if kindOf(vg.LVs[i].Tags) == kind {
+				out = append(out, found{p, vg, &vg.LVs[i], readTags(vg.LVs[i].Tags)})
 			}
 		}
 	}

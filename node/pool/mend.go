@@ -23,7 +23,7 @@ func (m *Manager) mend(p *Pool) error {
 	}
 	for _, lv := range vg.LVs {
 		info, ierr := m.dm.Info(lvm.DMName(vg.Name, lv.Name, ""))
-		if ierr == nil && ofGroup(info, vg) && readTags(lv.Tags)[keyKind] != "" {
+		if ierr == nil && ofGroup(info, vg) && kindOf(lv.Tags) != "" {
 			err = errors.Join(err, m.holder.Release(info.Path()))
 		}
 	}
@@ -66,7 +66,7 @@ func (m *Manager) mendDevices(p *Pool) error {
 		resume(thinPoolLV, "")
 	}
 	for _, lv := range vg.LVs {
-		if kind := readTags(lv.Tags)[keyKind]; kind == "" || kind == kindPool {
+		if kind := kindOf(lv.Tags); kind == "" || kind == kindPool {
 			continue
 		}
 		if resume(lv.Name, "") && lv.Thin != nil {
@@ -147,7 +147,7 @@ func pendingThin(vg *lvm.VG, transaction int64) *lvm.LV {
 		if lv.Thin == nil || lv.Thin.Pool != thinPoolLV || lv.Thin.TransactionID != transaction {
 			continue
 		}
-		if out != nil || readTags(lv.Tags)[keyKind] == "" {
+		if out != nil || kindOf(lv.Tags) == "" {
 			return nil
 		}
 		out = lv

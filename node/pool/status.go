@@ -64,7 +64,7 @@ func (m *Manager) status(p *Pool) Status {
 	}
 	s.TextMetadataFree = vg.MetadataFree
 	for i := range vg.LVs {
-		switch readTags(vg.LVs[i].Tags)[keyKind] {
+		switch kindOf(vg.LVs[i].Tags) {
 		case kindVolume:
 			s.Volumes++
 			s.Virtual += vg.LVs[i].Size

@@ -77,6 +77,16 @@ func readTags(tags []lvm.Tag) tagSet {
 	return set
 }
 
+// kindOf is readTags(tags)[keyKind], for loops over every LV of a group.
+func kindOf(tags []lvm.Tag) (kind string) {
+	for _, t := range tags {
+		if value, ok := strings.CutPrefix(t.String(), tagPrefix+keyKind+"="); ok {
+			kind = unescape(value)
+		}
+	}
+	return kind
+}
+
 // lvmTags is the inverse of readTags, in a fixed order. Empty values are left out.
 func (s tagSet) lvmTags() ([]lvm.Tag, error) {
 	var out []lvm.Tag
