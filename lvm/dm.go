@@ -18,6 +18,7 @@ import (
 type LinuxKernel struct {
 	eventLock sync.Mutex
 	events    *os.File
+	rcu       expedite
 }
 
 const dmControl = "/dev/mapper/control"

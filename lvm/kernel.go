@@ -32,6 +32,11 @@ type Kernel interface {
 	// the module with its own modprobe, where lvm would need one in the agent's
 	// image.
 	LoadTarget(target string) error
+	// Expedite makes the kernel end RCU grace periods at once until restore is
+	// called. A pool that is suspended suspends each of its active volumes, and
+	// waits for a grace period each time (drivers/md/dm-thin.c,
+	// pool_suspend_active_thins; drivers/md/dm.c, __dm_suspend).
+	Expedite() (restore func())
 	// WaitEvent returns when any device-mapper device has sent an event since
 	// the last call, or with the error of ctx.
 	WaitEvent(ctx context.Context) error

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lamina-csi/lamina/lvm"
@@ -27,6 +28,8 @@ type Host struct {
 	events    uint64 // device-mapper events so far
 	seen      uint64 // of those, seen by WaitEvent
 	eventMade chan struct{}
+
+	expedited atomic.Int64 // calls of Expedite that have not been restored
 
 	stepLock sync.Mutex
 	steps    int

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/lamina-csi/lamina/lvm"
@@ -126,6 +127,15 @@ func (h *Host) LoadTarget(target string) error {
 	}
 	return fmt.Errorf("device-mapper target %s: %w", target, syscall.ENXIO)
 }
+
+// Expedite implements lvm.Kernel; see [Host.Expedited].
+func (h *Host) Expedite() (restore func()) {
+	h.expedited.Add(1)
+	return sync.OnceFunc(func() { h.expedited.Add(-1) })
+}
+
+// Expedited reports whether the kernel is to end grace periods at once.
+func (h *Host) Expedited() bool { return h.expedited.Load() > 0 }
 
 // Message implements lvm.Kernel for thin pools, as pool_message() in
 // drivers/md/dm-thin.c does.

@@ -79,11 +79,11 @@ func (m *Manager) ensureThinPool(ctx context.Context, p *Pool) error {
 		return fmt.Errorf("pool %s: %w: thin pool %s/%s does not zero new blocks, so a volume would show a former one's data: lvchange --zero y", p.spec.Name, ErrForeign, vg.Name, thinPoolLV)
 	case ok && lv.Pool != nil:
 		return nil
-	case ok && readTags(lv.Tags)[keyKind] != kindPool:
+	case ok && kindOf(lv.Tags) != kindPool:
 		return fmt.Errorf("pool %s: %w: logical volume %s/%s is no thin pool of ours", p.spec.Name, ErrForeign, vg.Name, thinPoolLV)
 	}
 	for _, other := range vg.LVs {
-		if readTags(other.Tags)[keyKind] == kindVolume {
+		if kindOf(other.Tags) == kindVolume {
 			return fmt.Errorf("pool %s: %w: it has volumes such as %s and no thin pool %s; nothing is made in its place", p.spec.Name, ErrUnavailable, other.Name, thinPoolLV)
 		}
 		if p.spec.Adopt.IsZero() && other.Visible && other.Name != thinPoolLV && other.Name != thinMetaLV {
@@ -122,7 +122,7 @@ func (m *Manager) makeThinPool(ctx context.Context, p *Pool, vg *lvm.VG) error {
 	}
 	// Its content is lost below: one that we did not make is left alone.
 	switch have, ok := vg.LV(thinMetaLV); {
-	case ok && readTags(have.Tags)[keyKind] != kindPool:
+	case ok && kindOf(have.Tags) != kindPool:
 		return fmt.Errorf("pool %s: %w: logical volume %s/%s is in the way", p.spec.Name, ErrForeign, vg.Name, thinMetaLV)
 	case !ok:
 		n.Name = thinMetaLV
@@ -167,7 +167,8 @@ func (m *Manager) Grow(ctx context.Context) error {
 }
 
 // grow takes big steps, and seldom: LVM suspends the pool and each volume in it
-// while it extends.
+// while it extends. With the kernel's waits expedited that stalls writers for
+// milliseconds and not seconds.
 func (m *Manager) grow(ctx context.Context, p *Pool) error {
 	unlock, err := m.keys.lock(ctx, "grow "+p.uuid)
 	if err != nil {
@@ -196,7 +197,10 @@ func (m *Manager) grow(ctx context.Context, p *Pool) error {
 	if st.UsedMetadata*100 >= st.AllMetadata*growMetadataAt && meta.Size < maxThinMetadata {
 		// The spare grows with it, and on raid each of the two legs.
 		if step := min(meta.Size, maxThinMetadata-meta.Size, vg.Free()/4/vg.ExtentSize*vg.ExtentSize); step >= vg.ExtentSize {
-			if err := m.lvm.LVExtendPoolMetadata(ctx, p.group, thinPoolLV, meta.Size+step); err != nil {
+			restore := m.dm.Expedite()
+			err := m.lvm.LVExtendPoolMetadata(ctx, p.group, thinPoolLV, meta.Size+step)
+			restore()
+			if err != nil {
 				return wrap(err, "grow the metadata of pool %s", p.spec.Name)
 			}
 			if vg, err = m.readVG(p); err != nil {
@@ -211,5 +215,6 @@ func (m *Manager) grow(ctx context.Context, p *Pool) error {
 	if more < unit || !filling && more < lv.Size/20 {
 		return nil
 	}
+	defer m.dm.Expedite()()
 	return wrap(m.lvm.LVExtend(ctx, p.group, thinPoolLV, lv.Size+more), "grow pool %s", p.spec.Name)
 }

@@ -15,6 +15,8 @@ func TestPoolTakesANewDisk(t *testing.T) {
 	v := n.create(t, CreateVolume{Name: "a", Required: gib})
 	write(t, n.device(t, v.ID), "kept")
 	before := n.Statuses()[0]
+	growths := n.expedited(t)
+	defer growths(1)
 	n.host.AddDisk("/dev/nvme1n1", 10*gib)
 	if err := n.ensure(spec(), disk(t, "/dev/nvme1n1")); err != nil {
 		t.Fatal(err)
@@ -35,12 +37,36 @@ func TestPoolTakesANewDisk(t *testing.T) {
 	}
 }
 
+// expedited checks that each growth of the pool runs with the kernel's waits
+// expedited, which would stall every volume for longer otherwise, and none after
+// it; the function returned checks how many growths there were.
+func (n *node) expedited(t *testing.T) func(want int) {
+	growths := 0
+	n.host.OnStep(func(s lvmtest.Step) error {
+		if s.Command.Name == "lvextend" && s.Point == lvmtest.Before {
+			growths++
+			if !n.host.Expedited() {
+				t.Errorf("%v runs without", s.Command)
+			}
+		}
+		return nil
+	})
+	return func(want int) {
+		t.Helper()
+		if growths != want || n.host.Expedited() {
+			t.Errorf("%d growths, want %d; expedited afterwards: %v", growths, want, n.host.Expedited())
+		}
+	}
+}
+
 // Thin metadata that fills is grown out of the reserve.
 func TestMetadataGrows(t *testing.T) {
 	n := newNode(t, spec(), "/dev/nvme0n1")
 	n.create(t, CreateVolume{Name: "a", Required: gib})
 	before := n.Statuses()[0].MetadataSize
 	n.host.FillMetadata("lamina-fast", ThinPoolLV, before/4096*65/100)
+	growths := n.expedited(t)
+	defer growths(1)
 	if err := n.Grow(t.Context()); err != nil {
 		t.Fatal(err)
 	}
