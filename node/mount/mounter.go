@@ -40,7 +40,7 @@ func New(config Config) *Mounter {
 		m.runner = Exec{}
 	}
 	if m.mounts == nil {
-		m.mounts = mountutils.NewWithoutSystemd("")
+		m.mounts = direct{mountutils.NewWithoutSystemd("")}
 	}
 	if m.kernel == nil {
 		m.kernel = linux{}
