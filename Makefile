@@ -86,6 +86,10 @@ e2e: e2e-images e2e-extension ## Lamina on that Kubernetes, as its users use it;
 	go run ./test/cluster/cmd/cluster install
 	go test -tags cluster -count=1 -timeout 85m -v ./test/e2e
 
+.PHONY: bench
+bench: setup build ## the node's agent against lvm typed by hand, on a clock that counts instructions (docs/performance.md)
+	go run ./test/bench/node
+
 .PHONY: bench-scale
 bench-scale: build ## one controller, 1,000 and 5,000 simulated nodes, as root: memory, API writes, latency
 	go build -o bin/bench ./test/bench
