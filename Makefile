@@ -44,11 +44,10 @@ test-unit: ## unit tests with the race detector, csi-sanity on the in-memory hos
 	CGO_ENABLED=1 go test -race -shuffle=on ./...
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME (3s)
-	@set -e; for dir in $$(grep -rlE '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \
-	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | sed 's/func //' | sort -u); do \
-	    echo "$$dir $$f"; go test $$dir -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s; \
-	  done; done
+fuzz: ## every fuzz target for FUZZTIME (3s), two at a time; FUZZTIME=250000x for ten million runs in all
+	@grep -rHoE '^func Fuzz[A-Za-z0-9_]*' --include=*_test.go . | sed -E 's,/[^/]*:func , ,' | sort -u | \
+	  xargs -P 2 -n 2 sh -c 'echo "$$0 $$1"; exec go test "$$0" -run "^$$" -fuzz "^$$1\$$" \
+	    -fuzztime $(FUZZTIME) -fuzzminimizetime 1s -parallel 1'
 
 .PHONY: test-talos
 test-talos: extension ## the extensions and examples for Talos, judged by Talos' own code; two builds are the same
