@@ -180,8 +180,8 @@ func (c *Client) ReloadThin(g Group, name LVName) error {
 		return fmt.Errorf("reload %s: %w: device %s is of another volume group of that name", g.path(name), ErrInvalid, dm)
 	}
 	table, err := c.kernel.Table(dm)
-	if isNotFound(err) {
-		return nil
+	if isNotFound(err) || err == nil && len(table) == 0 {
+		return nil // gone, or lvm was killed before it loaded a table: the same
 	}
 	if err != nil {
 		return err
