@@ -53,9 +53,13 @@ type keptData struct {
 }
 
 func newRig(t testing.TB, mode pool.Mode, dir string) *rig {
+	return newRigOf(t, mode, dir, drivertest.DiskSize)
+}
+
+func newRigOf(t testing.TB, mode pool.Mode, dir string, size int64) *rig {
 	t.Helper()
 	r := &rig{t: t, spec: drivertest.Spec("fast", mode), host: lvmtest.New(), dir: dir, kept: map[string]keptData{}}
-	r.host.AddDisk(disk, drivertest.DiskSize)
+	r.host.AddDisk(disk, size)
 	r.system = mounttest.New(devices{r.host})
 	r.host.OnStep(func(lvmtest.Step) error { return r.step() })
 	r.system.Before, r.system.After = r.mountStep, r.mountStep
@@ -209,11 +213,12 @@ type volume struct {
 	size      int64
 	snapshot  string // id of what it is made from
 	clone     string
+	ctx       context.Context // of its calls
 }
 
 func (r *rig) volume(name, fs string) volume {
 	size := map[string]int64{"xfs": 320 * mib, "btrfs": 128 * mib}[fs]
-	return volume{rig: r, name: "pvc-00000000-0000-0000-0000-00000000000" + name, fs: fs, size: max(size, 48*mib)}
+	return volume{rig: r, ctx: context.Background(), name: "pvc-00000000-0000-0000-0000-00000000000" + name, fs: fs, size: max(size, 48*mib)}
 }
 
 func (v volume) id() string { return v.vg() + "/" + v.name }
@@ -240,7 +245,7 @@ func (v volume) create() error {
 		req.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
 			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: v.clone}}}
 	}
-	resp, err := v.CreateVolume(context.Background(), req)
+	resp, err := v.CreateVolume(v.ctx, req)
 	if err == nil && resp.Volume.VolumeId != v.id() {
 		err = fmt.Errorf("created %s, want %s", resp.Volume.VolumeId, v.id())
 	}
@@ -248,7 +253,7 @@ func (v volume) create() error {
 }
 
 func (v volume) remove() error {
-	_, err := v.DeleteVolume(context.Background(), &csi.DeleteVolumeRequest{VolumeId: v.id()})
+	_, err := v.DeleteVolume(v.ctx, &csi.DeleteVolumeRequest{VolumeId: v.id()})
 	return err
 }
 
@@ -256,7 +261,7 @@ func (v volume) staging() string { return filepath.Join(v.dir, "staging-"+v.name
 func (v volume) target() string  { return filepath.Join(v.dir, "pods", "target-"+v.name) }
 
 func (v volume) stage() error {
-	_, err := v.NodeStageVolume(context.Background(), &csi.NodeStageVolumeRequest{
+	_, err := v.NodeStageVolume(v.ctx, &csi.NodeStageVolumeRequest{
 		VolumeId: v.id(), StagingTargetPath: v.staging(), VolumeCapability: capability(v.fs), Secrets: v.secrets(),
 	})
 	return err
@@ -266,26 +271,26 @@ func (v volume) publish() error {
 	if err := os.MkdirAll(filepath.Dir(v.target()), 0o700); err != nil {
 		return err
 	}
-	_, err := v.NodePublishVolume(context.Background(), &csi.NodePublishVolumeRequest{
+	_, err := v.NodePublishVolume(v.ctx, &csi.NodePublishVolumeRequest{
 		VolumeId: v.id(), StagingTargetPath: v.staging(), TargetPath: v.target(), VolumeCapability: capability(v.fs),
 	})
 	return err
 }
 
 func (v volume) unpublish() error {
-	_, err := v.NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: v.id(), TargetPath: v.target()})
+	_, err := v.NodeUnpublishVolume(v.ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.id(), TargetPath: v.target()})
 	return err
 }
 
 func (v volume) unstage() error {
-	_, err := v.NodeUnstageVolume(context.Background(), &csi.NodeUnstageVolumeRequest{VolumeId: v.id(), StagingTargetPath: v.staging()})
+	_, err := v.NodeUnstageVolume(v.ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.id(), StagingTargetPath: v.staging()})
 	return err
 }
 
 // expand is both halves of an expansion, of a volume that is staged.
 func (v volume) expand() error {
 	r := &csi.CapacityRange{RequiredBytes: 2 * v.size}
-	_, err := v.ControllerExpandVolume(context.Background(), &csi.ControllerExpandVolumeRequest{VolumeId: v.id(), CapacityRange: r})
+	_, err := v.ControllerExpandVolume(v.ctx, &csi.ControllerExpandVolumeRequest{VolumeId: v.id(), CapacityRange: r})
 	if err != nil {
 		return err
 	}
@@ -293,12 +298,12 @@ func (v volume) expand() error {
 	if v.fs == "" {
 		path = v.target()
 	}
-	_, err = v.NodeExpandVolume(context.Background(), &csi.NodeExpandVolumeRequest{VolumeId: v.id(), VolumePath: path, CapacityRange: r})
+	_, err = v.NodeExpandVolume(v.ctx, &csi.NodeExpandVolumeRequest{VolumeId: v.id(), VolumePath: path, CapacityRange: r})
 	return err
 }
 
 func (v volume) modify() error {
-	_, err := v.ControllerModifyVolume(context.Background(), &csi.ControllerModifyVolumeRequest{
+	_, err := v.ControllerModifyVolume(v.ctx, &csi.ControllerModifyVolumeRequest{
 		VolumeId: v.id(), MutableParameters: map[string]string{"readIOPS": "100"},
 	})
 	return err
@@ -318,7 +323,7 @@ func (v volume) fill() {
 const snapUID = "snapshot-00000000-0000-0000-0000-000000000001"
 
 func (v volume) snap() error {
-	_, err := v.CreateSnapshot(context.Background(), &csi.CreateSnapshotRequest{Name: snapUID, SourceVolumeId: v.id()})
+	_, err := v.CreateSnapshot(v.ctx, &csi.CreateSnapshotRequest{Name: snapUID, SourceVolumeId: v.id()})
 	return err
 }
 
