@@ -17,6 +17,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/lamina-csi/lamina/driver/link"
 )
 
 // Options of [Start].
@@ -33,6 +35,7 @@ type Agent struct {
 	csi.ControllerClient
 	csi.NodeClient
 	csi.GroupControllerClient
+	Pools link.PoolsClient
 
 	KubeletDir string
 	Socket     string
@@ -72,8 +75,7 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 		o.Node = "node-1"
 	}
 	registry := filepath.Join(o.Dir, "plugins_registry")
-	socket := filepath.Join(o.Dir, "plugins", "lamina.dev", "csi.sock")
-	for _, d := range []string{registry, filepath.Dir(socket)} {
+	for _, d := range []string{registry, filepath.Dir(of(o.Dir).Socket)} {
 		if err := os.MkdirAll(d, 0o750); err != nil {
 			return nil, err
 		}
@@ -82,7 +84,7 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 	if err := os.WriteFile(pools, []byte(o.Pools), 0o600); err != nil {
 		return nil, err
 	}
-	a := &Agent{KubeletDir: o.Dir, Socket: socket, LogFile: filepath.Join(o.Dir, "agent.log"), done: make(chan struct{})}
+	a := of(o.Dir)
 	a.cmd = exec.Command(o.Program, "--debug", "--kubelet-dir", o.Dir, "--node-name", o.Node, "--pools", pools)
 	log, err := os.OpenFile(a.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -106,6 +108,23 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 	return a, nil
 }
 
+func of(dir string) *Agent {
+	return &Agent{
+		KubeletDir: dir, Socket: filepath.Join(dir, "plugins", "lamina.dev", "csi.sock"),
+		LogFile: filepath.Join(dir, "agent.log"), done: make(chan struct{}),
+	}
+}
+
+// Attach waits until an agent that somebody else started is ready. What is about the
+// process (Stop, Kill, PID, ResidentMemory) is not to be used.
+func Attach(ctx context.Context, dir string) (*Agent, error) {
+	a := of(dir)
+	return a, a.connect(ctx)
+}
+
+// Close lets go of the agent, which goes on.
+func (a *Agent) Close() error { return a.conn.Close() }
+
 // connect waits until the agent says that it is ready.
 func (a *Agent) connect(ctx context.Context) error {
 	conn, err := grpc.NewClient("unix://"+a.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -117,6 +136,7 @@ func (a *Agent) connect(ctx context.Context) error {
 	a.ControllerClient = csi.NewControllerClient(conn)
 	a.NodeClient = csi.NewNodeClient(conn)
 	a.GroupControllerClient = csi.NewGroupControllerClient(conn)
+	a.Pools = link.NewPoolsClient(conn)
 	// A poll of state, not a guess at how long it takes: the loop ends when the
 	// agent is ready, has ended, or ctx has.
 	tick := time.NewTicker(100 * time.Millisecond)

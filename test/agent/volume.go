@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -13,6 +14,8 @@ type Volume struct {
 	*csi.Volume
 	Name string
 	FS   string // ext4, xfs, btrfs; "" for a raw block volume
+
+	Secrets map[string]string // of an encrypted volume
 
 	agent *Agent
 }
@@ -29,6 +32,19 @@ func Capability(fs string) *csi.VolumeCapability {
 	return c
 }
 
+// CreateWith makes a volume with parameters of a StorageClass beside the pool.
+func (a *Agent) CreateWith(ctx context.Context, pool, name, fs string, size int64, parameters map[string]string) (Volume, error) {
+	all := map[string]string{"pool": pool}
+	maps.Copy(all, parameters)
+	resp, err := a.CreateVolume(ctx, &csi.CreateVolumeRequest{
+		Name:               name,
+		CapacityRange:      &csi.CapacityRange{RequiredBytes: size},
+		VolumeCapabilities: []*csi.VolumeCapability{Capability(fs)},
+		Parameters:         all,
+	})
+	return Volume{Volume: resp.GetVolume(), Name: name, FS: fs, agent: a}, err
+}
+
 // Create makes a volume of size bytes in a pool, from a snapshot if there is one.
 func (a *Agent) Create(ctx context.Context, pool, name, fs string, size int64, snap *csi.Snapshot) (Volume, error) {
 	req := &csi.CreateVolumeRequest{
@@ -43,7 +59,7 @@ func (a *Agent) Create(ctx context.Context, pool, name, fs string, size int64, s
 		}}
 	}
 	resp, err := a.CreateVolume(ctx, req)
-	return Volume{resp.GetVolume(), name, fs, a}, err
+	return Volume{Volume: resp.GetVolume(), Name: name, FS: fs, agent: a}, err
 }
 
 // Found is a volume that an earlier agent made, for calls to this one.
@@ -75,6 +91,7 @@ func (v Volume) Stage(ctx context.Context) error {
 	}
 	_, err := v.agent.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
 		VolumeId: v.VolumeId, StagingTargetPath: v.Staging(), VolumeCapability: Capability(v.FS), VolumeContext: v.VolumeContext,
+		Secrets: v.Secrets,
 	})
 	return err
 }

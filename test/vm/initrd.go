@@ -103,7 +103,7 @@ func runTree(ctx context.Context, root string, cfg Config) (*bundle.Tree, error)
 }
 
 // addHost adds a host file, with its execute bit, or a directory with all that
-// it holds.
+// it holds, links as links.
 func addHost(t *bundle.Tree, guest, host string) error {
 	guest = strings.TrimPrefix(path.Clean(guest), "/")
 	if guest == "" || guest == "." || strings.HasPrefix(guest, "..") {
@@ -120,6 +120,14 @@ func addHost(t *bundle.Tree, guest, host string) error {
 		to := path.Join(guest, filepath.ToSlash(rel))
 		if d.IsDir() {
 			t.AddDir(to)
+			return nil
+		}
+		if d.Type()&fs.ModeSymlink != 0 && p != host {
+			target, err := os.Readlink(p)
+			if err != nil {
+				return err
+			}
+			t.AddLink(to, target)
 			return nil
 		}
 		info, err := os.Stat(p)

@@ -1,0 +1,101 @@
+//go:build vm
+
+package real
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/lamina-csi/lamina/deploy/image/bundle"
+	"github.com/lamina-csi/lamina/deploy/image/extension"
+	"github.com/lamina-csi/lamina/test/vm"
+)
+
+// talosFiles are the Talos extension as it lies in a Talos, and runc to start its
+// service with.
+func talosFiles(t *testing.T) map[string]string {
+	t.Helper()
+	root, err := bundle.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned, err := bundle.ReadLock(bundle.LockPath(root, bundle.AMD64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := build(t, "cmd/lamina-node")
+	tree, err := bundle.Build(t.Context(), bundle.Options{Root: root, Agent: node, Arch: bundle.AMD64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	talos, err := extension.Talos(tree, extension.Release{Version: "test", Arch: bundle.AMD64, Packages: pinned.Set(bundle.SetBundle)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "talos")
+	if err := talos.WriteDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	libraries := "usr/lib/x86_64-linux-gnu/libseccomp.so.2"
+	return map[string]string{
+		"/usr/local":                 filepath.Join(dir, "rootfs/usr/local"),
+		"/usr/sbin/runc":             filepath.Join(clusterPackage(t, root, "runc"), "usr/sbin/runc"),
+		"/" + libraries:              filepath.Join(clusterPackage(t, root, "libseccomp2"), libraries),
+		"/usr/local/bin/lamina-node": node,
+	}
+}
+
+// clusterPackage is the directory of a package that the test cluster's nodes have.
+func clusterPackage(t *testing.T, root, name string) string {
+	t.Helper()
+	lock, err := bundle.ReadLock(filepath.Join(root, "test/cluster/packages.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := bundle.LockCache(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	for _, p := range lock {
+		if p.Name == name {
+			dir, err := bundle.NewStore(root).Unpack(t.Context(), p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return dir
+		}
+	}
+	t.Fatalf("the test cluster's nodes have no package %s", name)
+	return ""
+}
+
+func playTalos(t *testing.T, scenario string, disks []vm.Disk) {
+	t.Helper()
+	m, err := vm.Start(t.Context(), vm.Config{
+		Program: build(t, "test/real/talos"),
+		Args:    []string{scenario},
+		Files:   talosFiles(t),
+		Disks:   disks,
+		Memory:  2 << 30,
+		Timeout: 25 * time.Minute,
+		Stdout:  os.Stdout,
+		Stderr:  os.Stderr,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pass(t, m)
+}
+
+func TestTalosService(t *testing.T) {
+	playTalos(t, "service", disks("TAL", 1, 8*gib))
+}
+
+func TestTalosBoot(t *testing.T) {
+	playTalos(t, "boot", []vm.Disk{
+		{Serial: "LUKS1", Size: 2 * gib, Unsafe: true}, {Serial: "OWN1", Size: 2 * gib, Unsafe: true},
+	})
+}
