@@ -41,7 +41,7 @@ test: test-unit fuzz test-talos test-vm ## everything: unit tests, fuzzing, OS e
 
 .PHONY: test-unit
 test-unit: ## unit tests with the race detector, csi-sanity on the in-memory host
-	CGO_ENABLED=1 go test -race -shuffle=on ./...
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m ./...
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (3s), two at a time; FUZZTIME=250000x for ten million runs in all
