@@ -95,10 +95,14 @@ func (m *Manager) removeLV(ctx context.Context, f found) error {
 		// Any other error: the disk does not discard. The pool zeroes the blocks, and
 		// the agent a thick volume, before anybody else sees them.
 	}
-	if err := m.lvm.LVRemove(ctx, f.group(), f.lv.Name); err != nil {
-		return wrap(err, "delete %s", f.id())
+	err = m.lvm.LVRemove(ctx, f.group(), f.lv.Name)
+	if errors.Is(err, lvm.ErrNotFound) {
+		// An earlier call gave up waiting for its lvremove, which has ended only now.
+		if _, ferr := m.find(f.id(), f.tags[keyKind]); errors.Is(ferr, ErrNotFound) {
+			return nil
+		}
 	}
-	return nil
+	return wrap(err, "delete %s", f.id())
 }
 
 // holdsBlocks reports whether a volume may have blocks of the pool; a thick one always
