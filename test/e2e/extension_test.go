@@ -3,11 +3,10 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/lamina-csi/lamina/deploy/image/bundle"
 	"github.com/lamina-csi/lamina/deploy/image/extension"
@@ -41,7 +40,6 @@ func (s *space) switchModes(modes map[string]bool) {
 		return s.field("pod/app-"+node, "{.status.containerStatuses[0].restartCount}")
 	}
 	before := map[string]string{}
-	var boots errgroup.Group
 	rootfs := filepath.Join(bundle.CacheDir(s.root), "bundle", "amd64", "talos", "rootfs")
 	for _, n := range s.c.Nodes() {
 		has := s.cluster("get", "nodes", "-l", extensionLabel, "-o", "name")
@@ -54,25 +52,17 @@ func (s *space) switchModes(modes map[string]bool) {
 		if want {
 			root, label = rootfs, extensionLabel+"=test"
 		}
-		boots.Go(func() error {
-			if err := n.Shutdown(s.ctx); err != nil {
-				return err
+		for _, do := range []func(context.Context) error{
+			n.Shutdown,
+			func(ctx context.Context) error { return n.SetExtension(ctx, root) },
+			n.Boot,
+			n.WaitReady,
+		} {
+			if err := do(s.ctx); err != nil {
+				s.Fatal(err)
 			}
-			if err := n.SetExtension(s.ctx, root); err != nil {
-				return err
-			}
-			if err := n.Boot(s.ctx); err != nil {
-				return err
-			}
-			if err := n.WaitReady(s.ctx); err != nil {
-				return err
-			}
-			_, err := s.c.Kubectl(s.ctx, "label", "node", n.Name(), label)
-			return err
-		})
-	}
-	if err := boots.Wait(); err != nil {
-		s.Fatal(err)
+		}
+		s.cluster("label", "node", n.Name(), label)
 	}
 	for node, old := range before {
 		s.until("the pod on "+node+" is started again", func() (bool, string) {
