@@ -12,7 +12,7 @@ FUZZTIME ?= 3s
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 18
 
 .PHONY: build
 build: ## build bin/lamina-node and bin/lamina-controller
@@ -56,7 +56,11 @@ test-talos: extension ## the extensions and examples for Talos, judged by Talos'
 
 .PHONY: test-vm
 test-vm: setup ## conformance, vetting, mounts, csi-sanity and power cuts on real LVM in the VM
-	go test -tags vm -count=1 -timeout 60m -p 1 -v ./test/vm/... ./test/real/...
+	go test -tags vm -count=1 -timeout 60m -p 1 -v -skip '^TestTalosBoot$$' ./test/vm/... ./test/real/...
+
+.PHONY: test-talos-boot
+test-talos-boot: setup ## Talos' boot and shutdown around the agent, in the VM; some minutes
+	go test -tags vm -count=1 -timeout 30m -v -run '^TestTalosBoot$$' ./test/real
 
 .PHONY: cluster
 cluster: e2e-images ## a Kubernetes with NODES (2) virtual machines and Lamina's images in the background, as root
@@ -76,14 +80,16 @@ RELEASE := $(shell sed -n 's/^appVersion: *\([^ ]*\).*/\1/p' deploy/helm/lamina/
 e2e-images:
 	$(MAKE) image VERSION=$(RELEASE)
 
-.PHONY: e2e-extension
-e2e-extension:
-	$(MAKE) extension VERSION=$(RELEASE)
-
 .PHONY: e2e
-e2e: e2e-images e2e-extension ## Lamina on that Kubernetes, as its users use it; as root
+e2e: e2e-images ## Lamina on that Kubernetes, as its users use it; as root
 	go run ./test/cluster/cmd/cluster install
-	go test -tags cluster -count=1 -timeout 85m -v ./test/e2e
+	go test -tags cluster -count=1 -timeout 85m -v -run TestE2E ./test/e2e
+
+.PHONY: e2e-extension
+e2e-extension: e2e-images ## nodes in extension mode and in DaemonSet mode on that Kubernetes; as root
+	$(MAKE) extension VERSION=$(RELEASE)
+	go run ./test/cluster/cmd/cluster install
+	go test -tags cluster -count=1 -timeout 85m -v -run TestExtensionMode ./test/e2e
 
 .PHONY: bench
 bench: setup build ## the node's agent against lvm typed by hand, on a clock that counts instructions (docs/performance.md)

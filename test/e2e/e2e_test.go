@@ -67,11 +67,26 @@ func TestE2E(t *testing.T) {
 		{"power cut", (*space).powerCut},
 		{"drain and reboot", (*space).drained},
 		{"node gone", (*space).nodeGone},
-		{"extension mode", (*space).extensionMode}, // stays so
 	} {
 		s.step(t, st.name, st.run)
 	}
 	s.step(t, "cost after all", (*space).cost)
+	s.step(t, "nothing is left", (*space).nothingLeft)
+}
+
+// TestExtensionMode has a cluster of its own, whose nodes change how they carry the
+// agent.
+func TestExtensionMode(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), suiteTime)
+	defer cancel()
+	s := &suite{ctx: ctx}
+	s.start(t)
+	defer s.dump(t)
+	s.step(t, "install", (*space).install)
+	if t.Failed() {
+		t.FailNow()
+	}
+	s.step(t, "extension mode", (*space).extensionMode)
 	s.step(t, "nothing is left", (*space).nothingLeft)
 }
 
