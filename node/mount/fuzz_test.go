@@ -23,7 +23,7 @@ func FuzzResolve(f *testing.F) {
 		}
 	}
 	m := New(Config{KubeletDir: base})
-	for _, p := range []string{"/pods/a/mount", "/link/x", "/pods/link", "/../outside/x", "/pods/./a", "", "/", "//pods", "/pods/a/..", "/pods/a b", "/pods/\x00"} {
+	for _, p := range []string{"/pods/a/mount", "/link/x", "/pods/link", "/../outside/x", "/pods/./a", "", "/", "/.", "//pods", "/pods/a/..", "/pods/a b", "/pods/\x00"} {
 		f.Add(base + p)
 	}
 	f.Add("/etc")

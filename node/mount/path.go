@@ -31,7 +31,7 @@ func plainPath(path string) bool {
 // kubelet's tree between this check and mount(2) is root on the node.
 func (m *Mounter) resolve(path string) (string, error) {
 	rel, below := strings.CutPrefix(path, m.kubeletDir+"/")
-	if !below || !plainPath(path) || !filepath.IsLocal(rel) || filepath.Clean(rel) != rel {
+	if !below || rel == "." || !plainPath(path) || !filepath.IsLocal(rel) || filepath.Clean(rel) != rel {
 		return "", invalidf("path %q is not a plain path below %s", path, m.kubeletDir)
 	}
 	base, err := filepath.EvalSymlinks(m.kubeletDir)
