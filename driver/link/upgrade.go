@@ -35,7 +35,7 @@ func readUpgrade(r io.Reader) (token string, status int) {
 		return "", http.StatusNotFound
 	case req.Method != http.MethodGet:
 		return "", http.StatusMethodNotAllowed
-	case !req.ProtoAtLeast(1, 1) || !has(req.Header["Connection"], "upgrade") || !has(req.Header["Upgrade"], Protocol):
+	case req.ProtoMajor != 1 || req.ProtoMinor < 1 || !has(req.Header["Connection"], "upgrade") || !has(req.Header["Upgrade"], Protocol):
 		return "", http.StatusUpgradeRequired
 	// The agent says nothing more until it has the answer.
 	case req.ContentLength != 0 || br.Buffered() > 0:
