@@ -75,6 +75,10 @@ func runTree(ctx context.Context, root string, cfg Config) (*bundle.Tree, error)
 		}, cfg.Env...),
 		Modules: slices.Concat(DefaultModules, cfg.Modules),
 		Stdin:   cfg.Stdin != nil,
+		Root:    cfg.Root,
+	}
+	if cfg.Root != "" { // the host has its own
+		w.Modules, w.Env = cfg.Modules, cfg.Env
 	}
 	for guest := range cfg.Outputs {
 		w.Outputs = append(w.Outputs, guest)

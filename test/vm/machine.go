@@ -23,6 +23,7 @@ import (
 // ended, and dumpTime how long a hanging one may talk before it is killed.
 const (
 	powerOffTime = 30 * time.Second
+	shutdownTime = 5 * time.Minute // with Config.Root: services are stopped first
 	dumpTime     = 5 * time.Second
 )
 
@@ -179,12 +180,15 @@ func (m *Machine) finish(killed, frameErr error) {
 }
 
 func (m *Machine) awaitPowerOff() error {
+	limit := powerOffTime
+	if m.cfg.Root != "" {
+		limit = shutdownTime
+	}
 	select {
 	case <-m.gone:
 		return nil
-	case <-time.After(powerOffTime):
-		return m.killHanging(fmt.Errorf("%w: the program ended but the machine did not power off in %v",
-			ErrTimeout, powerOffTime))
+	case <-time.After(limit):
+		return m.killHanging(fmt.Errorf("%w: the program ended but the machine did not power off in %v", ErrTimeout, limit))
 	}
 }
 

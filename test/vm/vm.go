@@ -56,7 +56,12 @@ type Config struct {
 	// Console receives the kernel's console and init's messages as they come.
 	Console io.Writer
 
-	Disks   []Disk
+	Disks []Disk
+	// Root is the serial of a disk with an ext4 of a host with systemd and udev,
+	// which becomes process 1 there: a service runs the program, and the host shuts
+	// down when it has ended. DefaultModules are not loaded, nothing is added to Env, of
+	// Files only Program is copied in, and the bundle is not there.
+	Root    string
 	Memory  int64         // bytes; 0 means DefaultMemory
 	CPUs    int           // 0 means 1
 	Timeout time.Duration // from boot to the end; 0 means DefaultTimeout

@@ -2,7 +2,8 @@
 
 // Command guest is process 1 of the test virtual machine, and the kernel's
 // modprobe helper there. It mounts what a program expects, runs the one program
-// that the host named, and powers off.
+// that the host named, and powers off. With a root of its own it hands over to the
+// systemd there, and runs the program as a service.
 package main
 
 import (
@@ -18,6 +19,13 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == wire.RunArg {
+		if err := runService(); err != nil {
+			fmt.Fprintln(os.Stderr, "init:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getpid() != 1 {
 		// The kernel calls: modprobe -q -- NAME (kernel/module/kmod.c).
 		idx, err := openIndex()
@@ -74,6 +82,9 @@ func start(l *link) error {
 	}
 	if err := awaitDisks(cfg.Disks); err != nil {
 		return err
+	}
+	if cfg.Root != "" {
+		return switchRoot(l, cfg)
 	}
 	return runProgram(l, cfg)
 }

@@ -15,6 +15,11 @@ const (
 	ModulesPath = "vm/modules.json"
 	ModulesDir  = "vm/modules"
 	PortName    = "vm.0"
+
+	// HostDir is where it has them on a root of its own, and RunArg tells init to run
+	// the program there.
+	HostDir = "/run/vm"
+	RunArg  = "run"
 )
 
 // Config tells the guest's init what to run.
@@ -27,6 +32,7 @@ type Config struct {
 	Outputs []string // guest files sent back when the program has ended
 	Stdin   bool     // whether the host sends standard input
 	Disks   []Disk   // NVMe disks that must be there before the program starts
+	Root    string   // serial of the disk whose systemd runs the program; "" runs it from the initramfs
 }
 
 // Disk is an NVMe disk that the guest waits for.
