@@ -221,6 +221,22 @@ func run(ctx context.Context, dir string, env []string, args ...string) error {
 	return nil
 }
 
+// runAsRoot runs a program that takes the caller's files for root's, below root as its
+// root directory. It needs no privilege (user_namespaces(7)).
+func runAsRoot(ctx context.Context, root string, args ...string) error {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Chroot: root, Cloneflags: syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s in %s: %w: %s", strings.Join(args, " "), root, err, out)
+	}
+	return nil
+}
+
 // copyFile copies a regular file and makes it appear with that mode.
 func copyFile(to, from string, mode fs.FileMode) error {
 	in, err := os.Open(from)

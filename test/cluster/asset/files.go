@@ -14,7 +14,9 @@ const (
 	SnapshotControllerImage = "registry.k8s.io/sig-storage/snapshot-controller:v8.7.0"
 )
 
-func rootFileNames() []string { return slices.Sorted(maps.Keys(rootFiles)) }
+func rootFileNames() []string { return sorted(rootFiles) }
+
+func sorted(files map[string]string) []string { return slices.Sorted(maps.Keys(files)) }
 
 // rootFiles are the same on every node.
 var rootFiles = map[string]string{

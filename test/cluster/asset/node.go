@@ -109,33 +109,22 @@ type rootParts struct {
 	bin          string
 }
 
-// notOnNodes are paths that packages bring and nodes do without. lvm2's rule
-// activates every volume group through systemd, which is not there.
-var notOnNodes = []string{
+// notNeeded are paths that packages bring and nobody reads here.
+var notNeeded = []string{
 	"usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/bash-completion",
-	"usr/lib/udev/hwdb.d", "usr/lib/udev/rules.d/69-lvm.rules",
+	"usr/lib/udev/hwdb.d",
 }
+
+// autoactivation activates every volume group through systemd, which nodes do not run.
+const autoactivation = "usr/lib/udev/rules.d/69-lvm.rules"
 
 func (b *builder) buildRoot(ctx context.Context, to string, p rootParts) error {
 	stage := to + ".stage"
-	if err := os.RemoveAll(stage); err != nil {
-		return err
-	}
 	defer os.RemoveAll(stage)
-	if err := layOut(stage); err != nil {
+	if err := stageRoot(ctx, stage, p); err != nil {
 		return err
 	}
-	for _, dir := range p.packages {
-		if err := run(ctx, "", nil, "cp", "-a", "--", dir+"/.", stage); err != nil {
-			return err
-		}
-	}
-	for _, path := range notOnNodes {
-		if err := os.RemoveAll(filepath.Join(stage, path)); err != nil {
-			return err
-		}
-	}
-	if err := addModules(ctx, stage, p.kernel); err != nil {
+	if err := os.Remove(filepath.Join(stage, autoactivation)); err != nil {
 		return err
 	}
 	for _, name := range nodePrograms {
@@ -146,10 +135,35 @@ func (b *builder) buildRoot(ctx context.Context, to string, p rootParts) error {
 	if err := copyFile(filepath.Join(stage, "usr/sbin/node-init"), p.init, 0o755); err != nil {
 		return err
 	}
-	if err := linkApplets(ctx, stage); err != nil {
+	// The kernel opens it before init can mount /dev.
+	if err := unix.Mknod(filepath.Join(stage, "dev/console"), unix.S_IFCHR|0o600, int(unix.Mkdev(5, 1))); err != nil {
 		return err
 	}
 	return makeExt4(ctx, to, stage, rootSize)
+}
+
+// stageRoot lays out what all roots have: the packages and the kernel's modules.
+func stageRoot(ctx context.Context, stage string, p rootParts) error {
+	if err := os.RemoveAll(stage); err != nil {
+		return err
+	}
+	if err := layOut(stage); err != nil {
+		return err
+	}
+	for _, dir := range p.packages {
+		if err := run(ctx, "", nil, "cp", "-a", "--", dir+"/.", stage); err != nil {
+			return err
+		}
+	}
+	for _, path := range notNeeded {
+		if err := os.RemoveAll(filepath.Join(stage, path)); err != nil {
+			return err
+		}
+	}
+	if err := addModules(ctx, stage, p.kernel); err != nil {
+		return err
+	}
+	return linkApplets(ctx, stage)
 }
 
 // layOut makes the directories, the links of a merged /usr, and our own files.
@@ -185,8 +199,7 @@ func layOut(stage string) error {
 			return err
 		}
 	}
-	// The kernel opens it before init can mount /dev.
-	return unix.Mknod(filepath.Join(stage, "dev/console"), unix.S_IFCHR|0o600, int(unix.Mkdev(5, 1)))
+	return nil
 }
 
 // addModules copies the kernel's modules, unpacked: emulation makes xz slow.
@@ -216,7 +229,7 @@ func addModules(ctx context.Context, stage, kernel string) error {
 	if err := run(ctx, "", nil, args...); err != nil {
 		return err
 	}
-	return run(ctx, "", nil, "chroot", stage, "/usr/sbin/depmod", release)
+	return runAsRoot(ctx, stage, "/usr/sbin/depmod", release)
 }
 
 // linkApplets gives busybox's names to what no other package has.
@@ -250,8 +263,8 @@ func applets(ctx context.Context, busybox string) ([]string, error) {
 	return names, nil
 }
 
-// makeExt4 makes a sparse image with the content of a directory.
-func makeExt4(ctx context.Context, image, dir string, size int64) error {
+// makeExt4 makes a sparse image with the content of a directory. options are mke2fs'.
+func makeExt4(ctx context.Context, image, dir string, size int64, options ...string) error {
 	f, err := os.Create(image)
 	if err != nil {
 		return err
@@ -260,6 +273,10 @@ func makeExt4(ctx context.Context, image, dir string, size int64) error {
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
-	return run(ctx, "", nil, "mke2fs", "-q", "-t", "ext4", "-F", "-m", "0",
-		"-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", "-d", dir, image)
+	args := append([]string{"mke2fs", "-q", "-t", "ext4", "-F", "-m", "0",
+		"-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", "-d", dir}, options...)
+	if os.Getuid() != 0 {
+		return runAsRoot(ctx, "/", append(args, image)...)
+	}
+	return run(ctx, "", nil, append(args, image)...)
 }
