@@ -1,6 +1,7 @@
 package invariant
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,7 +68,11 @@ func mounted() ([]Mount, error) {
 			continue
 		}
 		if err := unix.Stat(device, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
-			device = fmt.Sprintf("/dev/dm-%d", unix.Minor(st.Rdev))
+			minor := unix.Minor(st.Rdev)
+			if _, err := os.Stat(fmt.Sprintf("/sys/dev/block/%d:%d/dm", unix.Major(st.Rdev), minor)); errors.Is(err, os.ErrNotExist) {
+				continue // a disk
+			}
+			device = fmt.Sprintf("/dev/dm-%d", minor)
 		} else if !strings.HasPrefix(device, "/dev/dm-") && !strings.HasPrefix(device, "/dev/mapper/") {
 			continue
 		}
