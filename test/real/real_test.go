@@ -34,8 +34,14 @@ const gib = 1 << 30
 // build compiles a program of ours for the guest.
 func build(t *testing.T, pkg string) string {
 	t.Helper()
+	return buildVersion(t, pkg, "test")
+}
+
+func buildVersion(t *testing.T, pkg, version string) string {
+	t.Helper()
 	out := filepath.Join(t.TempDir(), filepath.Base(pkg))
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "vm,grpcnotrace", "-ldflags", "-s -w", "-o", out, "github.com/lamina-csi/lamina/"+pkg)
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "vm,grpcnotrace", "-ldflags", "-s -w -X main.version="+version,
+		"-o", out, "github.com/lamina-csi/lamina/"+pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build %s: %v\n%s", pkg, err, text)
