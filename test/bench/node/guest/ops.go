@@ -108,8 +108,23 @@ func (b *bench) slope(n int, create operation) {
 	}
 }
 
+// takeTurn does, untimed, what the first command of a configuration does to a pool that
+// a command of another one wrote last: the tables of the two hold different low-water
+// marks (thin_pool_autoextend_threshold), so LVM reloads the pool, and suspends every
+// active volume in it for that.
+func (b *bench) takeTurn(conf string) error {
+	name := b.name()
+	if err := runLVM(conf, "lvcreate", "-V", "1g", "--thinpool", thinPool, "-n", name, vg); err != nil {
+		return err
+	}
+	return runLVM(conf, "lvremove", "-y", vg+"/"+name)
+}
+
 // byCSI makes a volume, a snapshot of it, and removes both.
 func (b *bench) byCSI(ctx context.Context, create, snapshot, remove *operation) (ran [3]agent.Command, err error) {
+	if err := b.takeTurn(tunedLVM); err != nil {
+		return ran, err
+	}
 	before, err := b.agent.Commands()
 	if err != nil {
 		return ran, err
@@ -186,6 +201,9 @@ func (b *bench) byHand(commands [3]agent.Command, create, snapshot, remove *oper
 
 // byPlainHand types what a manual says.
 func (b *bench) byPlainHand(create, snapshot, remove *operation) error {
+	if err := b.takeTurn(plainLVM); err != nil {
+		return err
+	}
 	name := b.name()
 	for _, step := range []struct {
 		to   *sample
@@ -264,6 +282,9 @@ const burst = 16
 // concurrent makes 16 volumes at once, and then 16 by the same commands in a loop,
 // with as many in the pool.
 func (b *bench) concurrent(ctx context.Context) error {
+	if err := b.takeTurn(tunedLVM); err != nil {
+		return err
+	}
 	before, err := b.agent.Commands()
 	if err != nil {
 		return err
