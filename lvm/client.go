@@ -12,7 +12,7 @@ import (
 
 // Client runs lvm commands and reads volume groups. Its methods may be called
 // concurrently: commands that change one volume group follow each other, those
-// on different groups run side by side, reads take no lock.
+// on different groups run side by side, and reads go on beside them.
 type Client struct {
 	runner   Runner
 	kernel   Kernel
@@ -22,12 +22,14 @@ type Client struct {
 	mu    sync.Mutex
 	mend  func(Group) error // see OnFailure
 	locks map[VGName]*vgLock
-	cache map[DevicePath]cached
+	cache map[DevicePath]*cached
 	pools map[VGName]PoolStatus // as last seen
 }
 
-// cached is the metadata that a PV held at one generation.
+// cached is the metadata that a PV held at one generation. mu is held while it is read
+// and parsed: of the many that ask after a change, one parses for all.
 type cached struct {
+	mu         sync.Mutex
 	generation Generation
 	vg         *VG
 }
@@ -61,7 +63,7 @@ func New(r Runner, k Kernel, o Options) *Client {
 	}
 	return &Client{
 		runner: r, kernel: k, deadline: o.Deadline, observe: o.Observe,
-		locks: map[VGName]*vgLock{}, cache: map[DevicePath]cached{}, pools: map[VGName]PoolStatus{},
+		locks: map[VGName]*vgLock{}, cache: map[DevicePath]*cached{}, pools: map[VGName]PoolStatus{},
 	}
 }
 
@@ -112,7 +114,13 @@ func (c *Client) ReadVG(g Group) (*VG, error) {
 func (c *Client) readPV(dev DevicePath) (*VG, error) {
 	c.mu.Lock()
 	have := c.cache[dev]
+	if have == nil {
+		have = &cached{}
+		c.cache[dev] = have
+	}
 	c.mu.Unlock()
+	have.mu.Lock()
+	defer have.mu.Unlock()
 	raw, err := c.kernel.ReadMetadata(dev, have.generation)
 	if err != nil {
 		return nil, err
@@ -124,9 +132,7 @@ func (c *Client) readPV(dev DevicePath) (*VG, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dev, err)
 	}
-	c.mu.Lock()
-	c.cache[dev] = cached{raw.Generation, vg}
-	c.mu.Unlock()
+	have.generation, have.vg = raw.Generation, vg
 	return vg, nil
 }
 

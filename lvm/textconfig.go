@@ -157,11 +157,20 @@ func (p *textParser) quoted() (any, error) {
 
 func (p *textParser) word() string {
 	start := p.pos
-	for p.pos < len(p.text) && strings.IndexByte(" \t\n\r{}[]=\",#\x00", p.text[p.pos]) < 0 {
+	for p.pos < len(p.text) && !endsWord[p.text[p.pos]] {
 		p.pos++
 	}
 	return p.text[start:p.pos]
 }
+
+// endsWord holds the bytes that no word has: a table, because this is asked of each byte
+// of the text of a whole group, after each change.
+var endsWord = func() (t [256]bool) {
+	for _, c := range []byte(" \t\n\r{}[]=\",#\x00") {
+		t[c] = true
+	}
+	return t
+}()
 
 // space skips blanks, comments and the NUL that ends metadata on disk.
 func (p *textParser) space() {
