@@ -56,11 +56,7 @@ test-talos: extension ## the extensions and examples for Talos, judged by Talos'
 
 .PHONY: test-vm
 test-vm: setup ## conformance, vetting, mounts, csi-sanity and power cuts on real LVM in the VM
-	go test -tags vm -count=1 -timeout 60m -p 1 -v -skip '^TestTalosBoot$$' ./test/vm/... ./test/real/...
-
-.PHONY: test-talos-boot
-test-talos-boot: setup ## Talos' boot and shutdown around the agent, in the VM; some minutes
-	go test -tags vm -count=1 -timeout 30m -v -run '^TestTalosBoot$$' ./test/real
+	go test -tags vm -count=1 -timeout 60m -p 1 -v ./test/vm/... ./test/real/...
 
 .PHONY: cluster
 cluster: e2e-images ## a Kubernetes with NODES (2) virtual machines and Lamina's images in the background, as root
@@ -81,15 +77,10 @@ e2e-images:
 	$(MAKE) image VERSION=$(RELEASE)
 
 .PHONY: e2e
-e2e: e2e-images ## Lamina on that Kubernetes, as its users use it; as root
-	go run ./test/cluster/cmd/cluster install
-	go test -tags cluster -count=1 -timeout 85m -v -run TestE2E ./test/e2e
-
-.PHONY: e2e-extension
-e2e-extension: e2e-images ## nodes in extension mode and in DaemonSet mode on that Kubernetes; as root
+e2e: e2e-images ## Lamina on that Kubernetes, as its users use it, and with the agent as an extension; as root
 	$(MAKE) extension VERSION=$(RELEASE)
 	go run ./test/cluster/cmd/cluster install
-	go test -tags cluster -count=1 -timeout 85m -v -run TestExtensionMode ./test/e2e
+	go test -tags cluster -count=1 -timeout 85m -v -run 'TestE2E|TestExtensionMode' ./test/e2e
 
 .PHONY: bench
 bench: setup build ## the node's agent against lvm typed by hand, on a clock that counts instructions (docs/performance.md)

@@ -21,6 +21,7 @@ import (
 
 const usage = `usage:
   cluster install                          install the Debian packages that the host lacks
+  cluster build                            build Kubernetes, if it is not built, at the lowest priority
   cluster up [--nodes N] [--image FILE]... start a cluster in the background
   cluster down                             stop it
   cluster kubectl ARGS...                  kubectl, as its administrator
@@ -49,6 +50,9 @@ func run(ctx context.Context, args []string) error {
 	switch command, args := args[0], args[1:]; command {
 	case "install":
 		return install(ctx)
+	case "build":
+		_, err := asset.BuildPrograms(ctx, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		return err
 	case "lock":
 		return asset.Lock(ctx)
 	case "up":
