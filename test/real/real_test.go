@@ -39,12 +39,18 @@ func build(t *testing.T, pkg string) string {
 
 func buildVersion(t *testing.T, pkg, version string) string {
 	t.Helper()
+	return compile(t, pkg, "build", "-ldflags", "-s -w -X main.version="+version)
+}
+
+// compile is the output of a go command for a package of ours.
+func compile(t *testing.T, pkg string, command ...string) string {
+	t.Helper()
 	out := filepath.Join(t.TempDir(), filepath.Base(pkg))
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "vm,grpcnotrace", "-ldflags", "-s -w -X main.version="+version,
-		"-o", out, "github.com/lamina-csi/lamina/"+pkg)
+	args := append(command, "-trimpath", "-tags", "vm,grpcnotrace", "-o", out, "github.com/lamina-csi/lamina/"+pkg)
+	cmd := exec.Command("go", args...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build %s: %v\n%s", pkg, err, text)
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, text)
 	}
 	return out
 }

@@ -3,6 +3,7 @@
 package real
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -72,12 +73,15 @@ func clusterPackage(t *testing.T, root, name string) string {
 	return ""
 }
 
-func playTalos(t *testing.T, scenario string, disks []vm.Disk) {
+// playTalos runs a scenario of test/real/talos, with more files in the guest if need be.
+func playTalos(t *testing.T, scenario string, disks []vm.Disk, more map[string]string) {
 	t.Helper()
+	files := talosFiles(t)
+	maps.Copy(files, more)
 	m, err := vm.Start(t.Context(), vm.Config{
 		Program: build(t, "test/real/talos"),
 		Args:    []string{scenario},
-		Files:   talosFiles(t),
+		Files:   files,
 		Disks:   disks,
 		Memory:  2 << 30,
 		Timeout: 25 * time.Minute,
@@ -91,11 +95,17 @@ func playTalos(t *testing.T, scenario string, disks []vm.Disk) {
 }
 
 func TestTalosService(t *testing.T) {
-	playTalos(t, "service", disks("TAL", 1, 8*gib))
+	playTalos(t, "service", disks("TAL", 1, 8*gib), nil)
+}
+
+func TestTalosSanity(t *testing.T) {
+	playTalos(t, "sanity", disks("TAL", 1, 8*gib), map[string]string{
+		"/usr/bin/sanity.test": compile(t, "test/sanity", "test", "-c"),
+	})
 }
 
 func TestTalosBoot(t *testing.T) {
 	playTalos(t, "boot", []vm.Disk{
 		{Serial: "LUKS1", Size: 2 * gib, Unsafe: true}, {Serial: "OWN1", Size: 2 * gib, Unsafe: true},
-	})
+	}, nil)
 }

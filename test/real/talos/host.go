@@ -90,29 +90,31 @@ func startKubelet() (*kubelet, error) {
 	return k, <-ready
 }
 
-// read reads a file as kubelet, and a container that gets the mount from it, does.
-func (k *kubelet) read(path string) (data []byte, err error) {
-	done := make(chan bool)
+// do runs f in kubelet's namespace; what f starts is there too.
+func (k *kubelet) do(f func()) {
+	done := make(chan struct{})
 	k.work <- func() {
-		data, err = os.ReadFile(path)
-		close(done)
+		defer close(done)
+		f()
 	}
 	<-done
+}
+
+// read reads a file as kubelet, and a container that gets the mount from it, does.
+func (k *kubelet) read(path string) (data []byte, err error) {
+	k.do(func() { data, err = os.ReadFile(path) })
 	return data, err
 }
 
 // mounted tells whether something is mounted at a path in kubelet's namespace.
 func (k *kubelet) mounted(path string) (found bool, err error) {
-	done := make(chan bool)
-	k.work <- func() {
-		defer close(done)
+	k.do(func() {
 		var table []mountutils.MountInfo
 		table, err = mountutils.ParseMountInfo("/proc/thread-self/mountinfo")
 		for _, m := range table {
 			found = found || m.MountPoint == path
 		}
-	}
-	<-done
+	})
 	return found, err
 }
 

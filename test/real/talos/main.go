@@ -2,7 +2,7 @@
 
 // Command talos is what the tests of package real run in the virtual machine to play
 // Talos: the agent as the extension service that Talos makes of our spec, with a
-// kubelet in another mount namespace; and Talos' handling of LVM at boot and shutdown.
+// kubelet in another mount namespace; csi-sanity in kubelet's place; and Talos' handling of LVM at boot and shutdown.
 package main
 
 import (
@@ -15,6 +15,7 @@ import (
 func main() {
 	scenarios := map[string]func(context.Context) error{
 		"service": serviceScenario,
+		"sanity":  sanityScenario,
 		"boot":    bootScenario,
 	}
 	if len(os.Args) != 2 || scenarios[os.Args[1]] == nil {
