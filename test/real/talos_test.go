@@ -45,6 +45,7 @@ func talosFiles(t *testing.T) map[string]string {
 		"/usr/sbin/runc":             filepath.Join(clusterPackage(t, root, "runc"), "usr/sbin/runc"),
 		"/" + libraries:              filepath.Join(clusterPackage(t, root, "libseccomp2"), libraries),
 		"/usr/local/bin/lamina-node": node,
+		"/etc/lamina-node.yaml":      filepath.Join(root, "deploy/kustomize/base/node.yaml"),
 	}
 }
 

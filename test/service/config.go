@@ -115,11 +115,7 @@ func MountRoot(rootfs, scratch string) error {
 }
 
 // WriteBundle makes the directory that runc takes with --bundle.
-func (s Spec) WriteBundle(dir, rootfs, hostname string) error {
-	config, err := s.Config(rootfs, hostname)
-	if err != nil {
-		return err
-	}
+func WriteBundle(dir string, config *specs.Spec) error {
 	text, err := json.Marshal(config)
 	if err != nil {
 		return err

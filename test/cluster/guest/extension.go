@@ -82,8 +82,12 @@ func runExtension(spec service.Spec) error {
 	if err != nil {
 		return err
 	}
+	config, err := spec.Config(filepath.Join(containers, spec.Name), host)
+	if err != nil {
+		return err
+	}
 	bundle := filepath.Join("/run/extensions", spec.Name)
-	if err := spec.WriteBundle(bundle, filepath.Join(containers, spec.Name), host); err != nil {
+	if err := service.WriteBundle(bundle, config); err != nil {
 		return err
 	}
 	keep("ext-"+spec.Name, "runc", "run", "--bundle", bundle, spec.Name)

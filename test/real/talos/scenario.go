@@ -64,14 +64,13 @@ func serviceScenario(ctx context.Context) error {
 		return err
 	}
 	step("volumes cross the mount namespaces")
-	v, err := volumes(ctx, a, k)
-	if err != nil {
+	if err := volumes(ctx, a, k); err != nil {
 		return err
 	}
 	if _, err := resident(spec, "after its first volumes"); err != nil {
 		return err
 	}
-	return v.Unmount(ctx)
+	return succession(ctx, spec, svc, a, k)
 }
 
 func waits(spec service.Spec) error {
@@ -121,40 +120,30 @@ func registered(ctx context.Context) error {
 	return expect(info.GetName() == "lamina.dev" && info.GetEndpoint() == kubeletDir+"/plugins/lamina.dev/csi.sock", "it registers as %v", info)
 }
 
-// volumes makes volumes of several kinds, writes from the host what kubelet reads, and
-// leaves one that is mounted.
-func volumes(ctx context.Context, a *agent.Agent, k *kubelet) (kept agent.Volume, err error) {
-	for _, fs := range []string{"ext4", "xfs", "luks", "kept"} {
+// volumes makes volumes of several kinds and writes from the host what kubelet reads.
+func volumes(ctx context.Context, a *agent.Agent, k *kubelet) error {
+	for _, fs := range []string{"ext4", "xfs", "luks"} {
 		v, err := makeVolume(ctx, a, fs)
 		if err != nil {
-			return v, fmt.Errorf("%s: %w", fs, err)
+			return fmt.Errorf("%s: %w", fs, err)
 		}
 		if err := seen(k, v, []byte(rand.Text())); err != nil {
-			return v, fmt.Errorf("%s: %w", fs, err)
+			return fmt.Errorf("%s: %w", fs, err)
 		}
-		if fs == "kept" {
-			return v, nil
-		}
-		if err := v.Unmount(ctx); err != nil {
-			return v, err
-		}
-		for _, path := range []string{v.Staging(), v.Target()} {
-			if still, err := k.mounted(path); err != nil || still {
-				return v, fmt.Errorf("%s: kubelet still sees a mount at %s (%w)", fs, path, err)
-			}
+		if err := unmount(ctx, k, v); err != nil {
+			return fmt.Errorf("%s: %w", fs, err)
 		}
 		if err := v.Delete(ctx); err != nil {
-			return v, err
+			return err
 		}
 	}
-	return kept, nil
+	return nil
 }
 
 // makeVolume makes and mounts a volume; "luks" is encrypted.
 func makeVolume(ctx context.Context, a *agent.Agent, name string) (agent.Volume, error) {
 	if name != "luks" {
-		fs := map[string]string{"ext4": "ext4", "xfs": "xfs", "kept": "ext4"}[name]
-		v, err := a.Create(ctx, "fast", name, fs, 512<<20, nil)
+		v, err := a.Create(ctx, "fast", name, name, 512<<20, nil)
 		if err != nil {
 			return v, err
 		}
@@ -170,18 +159,35 @@ func makeVolume(ctx context.Context, a *agent.Agent, name string) (agent.Volume,
 
 // seen writes into a volume on the host's side and reads it on kubelet's.
 func seen(k *kubelet, v agent.Volume, data []byte) error {
-	file := filepath.Join(v.Target(), "data")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(v.Target(), "data"), data, 0o600); err != nil {
 		return err
 	}
+	return has(k, v, data)
+}
+
+// has: kubelet sees the volume mounted, with that data.
+func has(k *kubelet, v agent.Volume, data []byte) error {
 	for _, path := range []string{v.Staging(), v.Target()} {
 		if ok, err := k.mounted(path); err != nil || !ok {
 			return fmt.Errorf("kubelet sees no mount at %s (%w)", path, err)
 		}
 	}
-	got, err := k.read(file)
+	got, err := k.read(filepath.Join(v.Target(), "data"))
 	if err != nil {
 		return err
 	}
 	return expect(bytes.Equal(got, data), "kubelet reads %q, not %q", got, data)
+}
+
+// unmount unmounts a volume, and kubelet sees it go.
+func unmount(ctx context.Context, k *kubelet, v agent.Volume) error {
+	if err := v.Unmount(ctx); err != nil {
+		return err
+	}
+	for _, path := range []string{v.Staging(), v.Target()} {
+		if still, err := k.mounted(path); err != nil || still {
+			return fmt.Errorf("kubelet still sees a mount at %s (%w)", path, err)
+		}
+	}
+	return nil
 }

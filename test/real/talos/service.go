@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/lamina-csi/lamina/driver/link"
 	"github.com/lamina-csi/lamina/test/agent"
 	"github.com/lamina-csi/lamina/test/service"
@@ -24,6 +26,7 @@ const (
 	specFile  = "/usr/local/etc/containers/lamina-node.yaml"
 	container = "/usr/local/lib/containers/lamina-node"
 	nodeName  = "node-1"
+	runcState = "/run/runc"
 )
 
 // process is a running agent: the service, or a pod's.
@@ -92,11 +95,20 @@ func startService(s service.Spec, log string) (*process, error) {
 	if err := s.MakeSources(); err != nil {
 		return nil, err
 	}
-	bundle := filepath.Join("/run/talos", filepath.Base(log))
-	if err := s.WriteBundle(bundle, container, nodeName); err != nil {
+	config, err := s.Config(container, nodeName)
+	if err != nil {
 		return nil, err
 	}
-	return start(log, "runc", "--root", "/run/runc", "run", "--bundle", bundle, s.Name)
+	return startContainer(s.Name, config, log)
+}
+
+// startContainer starts runc, which passes signals on and ends with the container.
+func startContainer(name string, config *specs.Spec, log string) (*process, error) {
+	bundle := filepath.Join("/run/talos", filepath.Base(log))
+	if err := service.WriteBundle(bundle, config); err != nil {
+		return nil, err
+	}
+	return start(log, "runc", "--root", runcState, "run", "--bundle", bundle, name)
 }
 
 func readSpec() (service.Spec, error) {
@@ -137,7 +149,7 @@ func healthy(s *link.PoolStatus) bool { return s.GetHealth() == "ok" && s.GetErr
 
 // resident is the memory of the service in bytes, and is told.
 func resident(s service.Spec, when string) (int64, error) {
-	out, err := run("runc", "--root", "/run/runc", "state", s.Name)
+	out, err := run("runc", "--root", runcState, "state", s.Name)
 	if err != nil {
 		return 0, err
 	}
