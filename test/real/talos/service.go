@@ -125,7 +125,8 @@ func apply(ctx context.Context, a *agent.Agent, pool, profile string) error {
 	return err
 }
 
-// awaitPool waits for a status of the pool.
+// awaitPool waits for a status of the pool once the agent has looked at all that is
+// wanted: before, it makes no volume.
 func awaitPool(ctx context.Context, a *agent.Agent, what string, ok func(*link.PoolStatus) bool) error {
 	watch, err := a.Pools.Watch(ctx, &link.WatchRequest{})
 	if err != nil {
@@ -138,7 +139,7 @@ func awaitPool(ctx context.Context, a *agent.Agent, what string, ok func(*link.P
 			return fmt.Errorf("the pool is not %s; its last status: %s (%w)", what, last, err)
 		}
 		for _, s := range got.GetPools() {
-			if last = s.String(); ok(s) {
+			if last = s.String(); ok(s) && got.GetSettled() {
 				return nil
 			}
 		}
