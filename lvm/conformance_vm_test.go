@@ -38,7 +38,7 @@ func realEnv(t *testing.T) lvmtest.Env {
 func realLVM(t *testing.T) lvm.Exec {
 	t.Helper()
 	dir := t.TempDir()
-	if err := lvm.WriteConfig(dir, ""); err != nil {
+	if err := lvm.WriteConfig(dir, "", false); err != nil {
 		t.Fatal(err)
 	}
 	for _, program := range []string{"/usr/sbin/lvm", "/sbin/lvm", "/usr/bin/lvm"} {

@@ -38,11 +38,18 @@ func run(ctx context.Context, c config) error {
 	}
 	defer unlock()
 	kernel := &lvm.LinuxKernel{}
-	client, commands, err := newClient(c, kernel, log)
+	noUdev := lvm.CheckUdev(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if noUdev != nil {
+		log.Info("LVM does not wait for udev", "reason", noUdev)
+	}
+	client, commands, err := newClient(c, noUdev == nil, kernel, log)
 	if err != nil {
 		return err
 	}
-	mounter := mount.New(mountConfig(c))
+	mounter := mount.New(mountConfig(c, noUdev == nil))
 	if err := mounter.CheckPropagation(); err != nil {
 		return err
 	}
@@ -115,9 +122,9 @@ func newLog(debug bool) *slog.Logger {
 }
 
 // newClient makes the lvm client and its metrics.
-func newClient(c config, kernel lvm.Kernel, log *slog.Logger) (*lvm.Client, *driver.CommandMetrics, error) {
+func newClient(c config, udev bool, kernel lvm.Kernel, log *slog.Logger) (*lvm.Client, *driver.CommandMetrics, error) {
 	systemDir := filepath.Join(c.RunDir, "lvm")
-	if err := lvm.WriteConfig(systemDir, c.Userland); err != nil {
+	if err := lvm.WriteConfig(systemDir, c.Userland, udev); err != nil {
 		return nil, nil, err
 	}
 	commands := driver.NewCommandMetrics()
@@ -131,9 +138,9 @@ func newClient(c config, kernel lvm.Kernel, log *slog.Logger) (*lvm.Client, *dri
 }
 
 // mountConfig keeps cryptsetup from waiting for a udevd that cannot answer.
-func mountConfig(c config) mount.Config {
+func mountConfig(c config, udev bool) mount.Config {
 	runner := mount.Exec{Root: c.Userland}
-	if !lvm.UdevUsable() {
+	if !udev {
 		runner.Env = []string{"DM_DISABLE_UDEV=1"}
 	}
 	return mount.Config{KubeletDir: c.KubeletDir, Runner: runner}

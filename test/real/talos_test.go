@@ -5,6 +5,7 @@ package real
 import (
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -103,6 +104,33 @@ func TestTalosSanity(t *testing.T) {
 	playTalos(t, "sanity", disks("TAL", 1, 8*gib), map[string]string{
 		"/usr/bin/sanity.test": compile(t, "test/sanity", "test", "-c"),
 	})
+}
+
+// udevFiles are Debian's udevd with device-mapper's rules and LVM's. The packages other
+// than udev, dmsetup and lvm2 are its libraries.
+func udevFiles(t *testing.T) map[string]string {
+	t.Helper()
+	root, err := bundle.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{
+		"udev", "dmsetup", "lvm2", "libsystemd-shared", "libkmod2", "libacl1", "libaudit1", "libcap-ng0", "libcap2", "libcrypt1",
+		"libpam0g", "libmount1", "libselinux1", "libpcre2-8-0", "libssl3t64", "libapparmor1", "libzstd1", "zlib1g",
+	} {
+		if out, err := exec.Command("cp", "-a", clusterPackage(t, root, name)+"/.", dir).CombinedOutput(); err != nil {
+			t.Fatalf("copy %s: %v\n%s", name, err, out)
+		}
+	}
+	return map[string]string{
+		"/usr/lib": filepath.Join(dir, "usr/lib"), "/usr/bin/udevadm": filepath.Join(dir, "usr/bin/udevadm"),
+		"/usr/sbin/dmsetup": filepath.Join(dir, "usr/sbin/dmsetup"),
+	}
+}
+
+func TestUdev(t *testing.T) {
+	playTalos(t, "udev", disks("TAL", 1, 8*gib), udevFiles(t))
 }
 
 func TestTalosBoot(t *testing.T) {

@@ -16,6 +16,7 @@ func main() {
 	scenarios := map[string]func(context.Context) error{
 		"service": serviceScenario,
 		"sanity":  sanityScenario,
+		"udev":    udevScenario,
 		"boot":    bootScenario,
 	}
 	if len(os.Args) != 2 || scenarios[os.Args[1]] == nil {

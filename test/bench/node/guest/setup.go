@@ -50,7 +50,7 @@ func (b *bench) setUp(ctx context.Context) error {
 	if err := startUdev(); err != nil {
 		return fmt.Errorf("udevd: %w", err)
 	}
-	if err := lvm.WriteConfig(tunedLVM, ""); err != nil {
+	if err := lvm.WriteConfig(tunedLVM, "", true); err != nil {
 		return err
 	}
 	for _, dir := range []string{tunedLVM, plainLVM} {
