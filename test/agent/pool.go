@@ -10,16 +10,24 @@ import (
 // MakePool asks for one pool, as the controller does over the link, and waits until the
 // agent has made it or found it.
 func (a *Agent) MakePool(ctx context.Context, pool, profile string) error {
-	_, err := a.Pools.Apply(ctx, &link.ApplyRequest{Pools: []*link.Pool{{Name: pool, Profile: "test", Text: profile}}})
-	if err != nil {
+	if err := a.WantPool(ctx, pool, profile); err != nil {
 		return err
 	}
-	return a.AwaitPools(ctx, "well", func(s *link.PoolStatus) bool { return s.GetHealth() == "ok" && s.GetError() == "" })
+	return a.AwaitPool(ctx, "well", Healthy)
 }
 
-// AwaitPools waits until the agent has looked at what it was asked for, and a pool's
-// status is as wanted; what says how that is, for people.
-func (a *Agent) AwaitPools(ctx context.Context, what string, ok func(*link.PoolStatus) bool) error {
+// WantPool asks for it and does not wait.
+func (a *Agent) WantPool(ctx context.Context, pool, profile string) error {
+	_, err := a.Pools.Apply(ctx, &link.ApplyRequest{Pools: []*link.Pool{{Name: pool, Profile: "test", Text: profile}}})
+	return err
+}
+
+// Healthy is what a pool is that serves.
+func Healthy(s *link.PoolStatus) bool { return s.GetHealth() == "ok" && s.GetError() == "" }
+
+// AwaitPool waits until the agent has looked at all that is wanted (before, it makes no
+// volume) and a pool's status is ok; what says how that is, for people.
+func (a *Agent) AwaitPool(ctx context.Context, what string, ok func(*link.PoolStatus) bool) error {
 	watch, err := a.Pools.Watch(ctx, &link.WatchRequest{})
 	if err != nil {
 		return err

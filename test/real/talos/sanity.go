@@ -32,10 +32,7 @@ func sanityScenario(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := apply(ctx, a, "fast", profile); err != nil {
-		return err
-	}
-	if err := awaitPool(ctx, a, "well", healthy); err != nil {
+	if err := a.MakePool(ctx, "fast", profile); err != nil {
 		return err
 	}
 	step("csi-sanity")

@@ -50,7 +50,7 @@ func serviceScenario(ctx context.Context) error {
 		return err
 	}
 	step("a pool, and kubelet's registration")
-	if err := awaitPool(ctx, a, "well", healthy); err != nil {
+	if err := a.AwaitPool(ctx, "well", agent.Healthy); err != nil {
 		return err
 	}
 	if err := registered(ctx); err != nil {
@@ -87,11 +87,11 @@ func waits(spec service.Spec) error {
 // missingModule: the pool's status says what to add to the machine configuration, and
 // the pool is made when the module comes.
 func missingModule(ctx context.Context, a *agent.Agent, svc *process) error {
-	if err := apply(ctx, a, "fast", profile); err != nil {
+	if err := a.WantPool(ctx, "fast", profile); err != nil {
 		return err
 	}
 	const advice = "kind: KernelModuleConfig, name: dm_thin_pool"
-	if err := awaitPool(ctx, a, "waiting for its module", func(s *link.PoolStatus) bool {
+	if err := a.AwaitPool(ctx, "waiting for its module", func(s *link.PoolStatus) bool {
 		return s.GetHealth() == "error" && strings.Contains(s.GetError(), advice)
 	}); err != nil {
 		return err

@@ -16,8 +16,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/lamina-csi/lamina/driver/link"
-	"github.com/lamina-csi/lamina/test/agent"
 	"github.com/lamina-csi/lamina/test/service"
 )
 
@@ -118,35 +116,6 @@ func readSpec() (service.Spec, error) {
 	}
 	return service.Parse(text)
 }
-
-// apply asks for the pool of the tests, as the controller does through the relay.
-func apply(ctx context.Context, a *agent.Agent, pool, profile string) error {
-	_, err := a.Pools.Apply(ctx, &link.ApplyRequest{Pools: []*link.Pool{{Name: pool, Profile: "test", Text: profile}}})
-	return err
-}
-
-// awaitPool waits for a status of the pool once the agent has looked at all that is
-// wanted: before, it makes no volume.
-func awaitPool(ctx context.Context, a *agent.Agent, what string, ok func(*link.PoolStatus) bool) error {
-	watch, err := a.Pools.Watch(ctx, &link.WatchRequest{})
-	if err != nil {
-		return err
-	}
-	last := "none"
-	for {
-		got, err := watch.Recv()
-		if err != nil {
-			return fmt.Errorf("the pool is not %s; its last status: %s (%w)", what, last, err)
-		}
-		for _, s := range got.GetPools() {
-			if last = s.String(); ok(s) && got.GetSettled() {
-				return nil
-			}
-		}
-	}
-}
-
-func healthy(s *link.PoolStatus) bool { return s.GetHealth() == "ok" && s.GetError() == "" }
 
 // resident is the memory of the service in bytes, and is told.
 func resident(s service.Spec, when string) (int64, error) {

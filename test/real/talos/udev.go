@@ -93,10 +93,7 @@ func beside(ctx context.Context, k *kubelet, wait bool) error {
 		return err
 	}
 	defer a.Close()
-	if err := apply(ctx, a, "fast", profile); err != nil {
-		return err
-	}
-	if err := awaitPool(ctx, a, "well", healthy); err != nil {
+	if err := a.MakePool(ctx, "fast", profile); err != nil {
 		return err
 	}
 	if err := volumes(ctx, a, k); err != nil {
