@@ -211,14 +211,22 @@ func (c *Client) read(ctx context.Context, cmd Command) (Result, error) {
 // under ctx. Once started the command runs to its end; if ctx ends first, the
 // caller gets ErrPending while the command goes on and keeps the lock.
 func (c *Client) change(ctx context.Context, g Group, cmd Command) error {
-	lock, err := c.lock(ctx, g.Name, cmd.Name)
+	return c.changeBy(ctx, g, cmd.Name, func(ctx context.Context) error {
+		_, err := c.run(ctx, cmd)
+		return err
+	})
+}
+
+// changeBy is change with more than the command to be done under the lock.
+func (c *Client) changeBy(ctx context.Context, g Group, name string, work func(context.Context) error) error {
+	lock, err := c.lock(ctx, g.Name, name)
 	if err != nil {
 		return err
 	}
 	done := make(chan error, 1)
 	go func() {
 		defer lock.release()
-		_, err := c.run(context.WithoutCancel(ctx), cmd)
+		err := work(context.WithoutCancel(ctx))
 		if err == nil {
 			err = c.flush(g)
 		} else if merr := c.repair(g); merr != nil {
@@ -232,9 +240,9 @@ func (c *Client) change(ctx context.Context, g Group, cmd Command) error {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("%s on %s: %w (%w)", cmd.Name, g.Name, ErrPending, ctx.Err())
+		return fmt.Errorf("%s on %s: %w (%w)", name, g.Name, ErrPending, ctx.Err())
 	case <-timer.C:
-		return fmt.Errorf("%s on %s: %w after %v", cmd.Name, g.Name, ErrPending, c.deadline)
+		return fmt.Errorf("%s on %s: %w after %v", name, g.Name, ErrPending, c.deadline)
 	}
 }
 

@@ -2,8 +2,12 @@ package lvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
+	"syscall"
 )
 
 // NewLV is what every new logical volume has.
@@ -128,8 +132,74 @@ func (c *Client) LVCreateThick(ctx context.Context, n NewLV, size int64, l Layou
 
 // LVRemove removes a volume, deactivating it first. --yes answers the question
 // about an active volume; one that is open is refused all the same (ErrInUse).
+//
+// Where an earlier command was killed, LVM's metadata may still hold messages that the
+// kernel has obeyed. LVM counts a transaction for the first message in the list only
+// (lib/metadata/thin_manip.c, attach_thin_pool_message), so that its message about this
+// volume would be no transaction and never be sent: the kernel would keep the thin device,
+// and a later volume of that id would show its content. It is deleted here then.
 func (c *Client) LVRemove(ctx context.Context, g Group, lv LVName) error {
-	return c.change(ctx, g, Command{"lvremove", append(g.devices(), "--yes", "--", g.path(lv))})
+	cmd := Command{"lvremove", append(g.devices(), "--yes", "--", g.path(lv))}
+	return c.changeBy(ctx, g, cmd.Name, func(ctx context.Context) error {
+		before, err := c.ReadVG(g)
+		_, rerr := c.run(ctx, cmd)
+		if err != nil {
+			return rerr // what lvm says of it counts
+		}
+		return errors.Join(rerr, c.deleteLeft(g, before, lv))
+	})
+}
+
+// deleteLeft deletes the thin device of a volume that LVM has removed, if messages had
+// been left in the metadata before.
+func (c *Client) deleteLeft(g Group, before *VG, name LVName) error {
+	lv, ok := before.LV(name)
+	if !ok || lv.Thin == nil {
+		return nil
+	}
+	pool, ok := before.LV(lv.Thin.Pool)
+	if !ok || pool.Pool == nil || pool.Pool.Messages == 0 {
+		return nil
+	}
+	after, err := c.ReadVG(g)
+	if err != nil {
+		return err
+	}
+	if after.HasThin(pool.Name, lv.Thin.DeviceID) {
+		return nil
+	}
+	return c.DeleteThinDevice(after, pool.Name, lv.Thin.DeviceID)
+}
+
+// HasThin reports whether a thin volume of the pool has that device.
+func (vg *VG) HasThin(pool LVName, device int64) bool {
+	return slices.ContainsFunc(vg.LVs, func(lv LV) bool {
+		return lv.Thin != nil && lv.Thin.Pool == pool && lv.Thin.DeviceID == device
+	})
+}
+
+// DeleteThinDevice deletes a device that no volume of the group has from its pool, if that
+// is active. One that is gone is no error.
+func (c *Client) DeleteThinDevice(vg *VG, pool LVName, device int64) error {
+	lv, ok := vg.LV(pool)
+	if !ok || vg.HasThin(pool, device) {
+		return fmt.Errorf("delete thin device %d of %s/%s: %w: a volume has it", device, vg.Name, pool, ErrInUse)
+	}
+	for _, layer := range []string{"tpool", ""} { // a pool without volumes has no layer
+		name := DMName(vg.Name, pool, layer)
+		info, err := c.kernel.Info(name)
+		if isNotFound(err) || err == nil && !strings.HasPrefix(info.UUID, DMUUID(vg, lv)) {
+			continue // inactive, or of another group of that name
+		}
+		if err == nil {
+			err = c.kernel.Message(name, fmt.Sprintf("delete %d", device))
+		}
+		if errors.Is(err, syscall.ENODATA) {
+			return nil
+		}
+		return err
+	}
+	return nil
 }
 
 // LVExtend sets the size of a volume, a pool's data included, in bytes, rounded

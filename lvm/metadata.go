@@ -62,6 +62,10 @@ type ThinPool struct {
 	ChunkSize      int64  // bytes
 	TransactionID  int64
 	Zero           bool // new chunks read as zeros
+	// Messages counts what LVM had recorded for the kernel, which may have been done;
+	// Deletes are the devices that the kernel is to delete by them.
+	Messages int
+	Deletes  []int64
 }
 
 // LV finds a logical volume by name.
@@ -292,6 +296,14 @@ func parseSegment(lv *LV, seg section) error {
 				return fmt.Errorf("%s: %w", key, err)
 			}
 			*to = LVName{seg.str(key)}
+		}
+		// message1 { delete = 7 }, or { create = "name" } (lib/thin/thin.c,
+		// _thin_pool_text_export).
+		for n := int64(1); seg.sub("message"+strconv.FormatInt(n, 10)) != nil; n++ {
+			lv.Pool.Messages++
+			if m := seg.sub("message" + strconv.FormatInt(n, 10)); m["delete"] != nil {
+				lv.Pool.Deletes = append(lv.Pool.Deletes, m.num("delete"))
+			}
 		}
 	}
 	return nil

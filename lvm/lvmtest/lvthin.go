@@ -129,8 +129,15 @@ func (c *call) removeThin(l *lv) error {
 		return pool.outOfStep(t.pool.path())
 	}
 	pool.txID++
-	pool.kernel.txID = pool.txID
-	pool.kernel.remove(t.deviceID)
+	pool.messages = append(pool.messages, message{device: t.deviceID, remove: true})
+	l.vg.drop(l)
+	c.h.commit(l.vg, "lvremove")
+	if err := c.at(Committed); err != nil {
+		return err
+	}
+	if err := pool.send(t.pool.path(), func() error { return c.at(Created) }); err != nil {
+		return err
+	}
 	pool.checkSpace()
 	if !wasActive {
 		c.h.dropUnused([]*device{tpool})

@@ -124,7 +124,11 @@ func renderSegment(p func(string, ...any), s *segment) {
 		p("discards = %q", s.discards)
 		p("zero_new_blocks = %d", zero)
 		for i, m := range s.messages {
-			p("\nmessage%d {\ncreate = %q\n}", i+1, s.data.vg.thinName(m.device))
+			if m.remove {
+				p("\nmessage%d {\ndelete = %d\n}", i+1, m.device)
+			} else {
+				p("\nmessage%d {\ncreate = %q\n}", i+1, s.data.vg.thinName(m.device))
+			}
 		}
 	}
 }

@@ -16,13 +16,13 @@ type Point string
 // changes something; the others in the commands that they name.
 const (
 	Before Point = "before"
-	// Committed: lvcreate of a thin volume has written the LV, with the message
-	// for the kernel, to LVM's metadata. The kernel knows nothing yet. The next
-	// command that uses the pool sends the message.
+	// Committed: lvcreate of a thin volume has written the LV, or lvremove has
+	// forgotten it, with the message for the kernel, to LVM's metadata. The kernel
+	// knows nothing yet. The next command that uses the pool sends the message.
 	Committed Point = "committed"
-	// Created: the kernel has made the thin device, but the pool's transaction
-	// id in the kernel lags behind LVM's. Every later command that uses the pool
-	// fails.
+	// Created: the kernel has made the thin device (lvcreate), or deleted it
+	// (lvremove), but the pool's transaction id in the kernel lags behind LVM's. If
+	// it was a snapshot, every later command that uses the pool fails.
 	Created Point = "created"
 	// Inactive: the thin volume is complete and not yet active (lvcreate), or it
 	// is deactivated and not yet removed (lvremove).

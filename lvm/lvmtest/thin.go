@@ -34,6 +34,25 @@ type thinDevice struct {
 type message struct {
 	device int64
 	origin int64 // -1: create_thin, else create_snap
+	remove bool  // delete
+}
+
+// text is what the kernel is told.
+func (m message) text() string {
+	switch {
+	case m.remove:
+		return fmt.Sprintf("delete %d", m.device)
+	case m.origin >= 0:
+		return fmt.Sprintf("create_snap %d %d", m.device, m.origin)
+	default:
+		return fmt.Sprintf("create_thin %d", m.device)
+	}
+}
+
+// done reports whether libdm takes the kernel's answer for "that is so already"
+// (libdm/libdm-deptree.c, _thin_pool_node_message): not for create_snap.
+func (m message) done(err error) bool {
+	return m.remove && errors.Is(err, syscall.ENODATA) || !m.remove && m.origin < 0 && errors.Is(err, syscall.EEXIST)
 }
 
 func newThinPool(event func()) *thinPool {
@@ -53,14 +72,9 @@ func (s *segment) send(path string, pause func() error) error {
 		return s.outOfStep(path)
 	}
 	for _, m := range s.messages {
-		text := fmt.Sprintf("create_thin %d", m.device)
-		if m.origin >= 0 {
-			text = fmt.Sprintf("create_snap %d %d", m.device, m.origin)
-		}
-		// libdm expects EEXIST of create_thin only.
-		if err := k.message(text); err != nil && (m.origin >= 0 || !errors.Is(err, syscall.EEXIST)) {
+		if err := k.message(m.text()); err != nil && !m.done(err) {
 			return failed("device-mapper: message ioctl on  (%d:2) failed: %v", major, err).
-				and("Failed to process message %q.", text).
+				and("Failed to process message %q.", m.text()).
 				and("Failed to suspend logical volume %s.", path)
 		}
 	}

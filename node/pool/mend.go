@@ -80,7 +80,8 @@ func (m *Manager) mendDevices(p *Pool) error {
 // between its two commits: LVM has recorded it, and the kernel is one transaction
 // behind. What LVM recorded is sent, as LVM would have.
 //
-// For a new volume LVM would do that too, at its next command. A snapshot that was
+// For a new volume, and for one that was removed, LVM would do that too, at its next
+// command; but the same call, made again, finds its work done and runs none. A snapshot that was
 // cut between the kernel's create_snap and set_transaction_id it would send again, get
 // EEXIST, and refuse every later change of the pool, also after a reboot: libdm expects
 // that answer for create_thin only (libdm/libdm-deptree.c, _thin_pool_node_message).
@@ -94,16 +95,32 @@ func (m *Manager) mendTransaction(vg *lvm.VG) error {
 	if errors.Is(err, lvm.ErrNotFound) || errors.Is(err, ErrForeign) {
 		return nil // inactive, or of another group of that name: there is nothing to mend
 	}
-	if err != nil || st.TransactionID+1 != pool.Pool.TransactionID {
+	behind := st.TransactionID+1 == pool.Pool.TransactionID
+	if err != nil || !behind && st.TransactionID != pool.Pool.TransactionID {
 		return err
 	}
-	lv := pendingThin(vg, st.TransactionID)
-	if lv == nil {
+	for _, device := range pool.Pool.Deletes {
+		if vg.HasThin(thinPoolLV, device) {
+			return nil
+		}
+		if err := m.lvm.DeleteThinDevice(vg, thinPoolLV, device); err != nil {
+			return fmt.Errorf("finish a removal: %w", err)
+		}
+	}
+	if !behind {
 		return nil
 	}
 	tpool, err := m.poolDevice(vg.Name)
 	if err != nil {
 		return err
+	}
+	finish := fmt.Sprintf("set_transaction_id %d %d", st.TransactionID, st.TransactionID+1)
+	lv := pendingThin(vg, st.TransactionID)
+	if lv == nil && len(pool.Pool.Deletes) > 0 {
+		return m.dm.Message(tpool, finish)
+	}
+	if lv == nil {
+		return nil
 	}
 	message := fmt.Sprintf("create_thin %d", lv.Thin.DeviceID)
 	if readTags(lv.Tags)[keySource] != "" {
@@ -124,7 +141,7 @@ func (m *Manager) mendTransaction(vg *lvm.VG) error {
 	if err := m.dm.Message(tpool, message); err != nil && !errors.Is(err, syscall.EEXIST) {
 		return fmt.Errorf("finish %s: %w", lv.Name, err)
 	}
-	return m.dm.Message(tpool, fmt.Sprintf("set_transaction_id %d %d", st.TransactionID, st.TransactionID+1))
+	return m.dm.Message(tpool, finish)
 }
 
 // poolDevice is the name of the active thin pool: until its first volume is made it
