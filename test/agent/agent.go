@@ -25,8 +25,9 @@ import (
 type Options struct {
 	Program string // lamina-node
 	Dir     string // kubelet's directory; made if missing
-	Pools   string // text of the pools file
+	Pools   string // text of the pools file; empty: the caller applies them
 	Node    string // node name; default node-1
+	LVM     string // the lvm program; default the system's
 }
 
 // Agent is a running lamina-node.
@@ -80,12 +81,19 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 			return nil, err
 		}
 	}
-	pools := filepath.Join(o.Dir, "pools.yaml")
-	if err := os.WriteFile(pools, []byte(o.Pools), 0o600); err != nil {
-		return nil, err
+	args := []string{"--debug", "--kubelet-dir", o.Dir, "--node-name", o.Node}
+	if o.Pools != "" {
+		pools := filepath.Join(o.Dir, "pools.yaml")
+		if err := os.WriteFile(pools, []byte(o.Pools), 0o600); err != nil {
+			return nil, err
+		}
+		args = append(args, "--pools", pools)
+	}
+	if o.LVM != "" {
+		args = append(args, "--lvm", o.LVM)
 	}
 	a := of(o.Dir)
-	a.cmd = exec.Command(o.Program, "--debug", "--kubelet-dir", o.Dir, "--node-name", o.Node, "--pools", pools)
+	a.cmd = exec.Command(o.Program, args...)
 	log, err := os.OpenFile(a.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err

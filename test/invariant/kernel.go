@@ -80,6 +80,9 @@ func (c *check) pool(vg *lvm.VG, lv *lvm.LV) {
 		return
 	}
 	have, err := c.ThinIDs(vg.Name, lv.Name)
+	if errors.Is(err, lvm.ErrNotFound) {
+		return // inactive
+	}
 	if err != nil {
 		c.wrong("thin devices of %s/%s: %w", vg.Name, lv.Name, err)
 		return

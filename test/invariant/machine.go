@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,9 +22,39 @@ func Machine(data func() error) Node {
 	return Node{
 		Client:  lvm.New(lvm.Exec{Program: "/usr/sbin/lvm", SystemDir: "/run/lamina/lvm"}, kernel, lvm.Options{}),
 		Devices: func() ([]lvm.DeviceInfo, error) { return mapped(kernel) },
+		ThinIDs: func(vg lvm.VGName, pool lvm.LVName) ([]int64, error) { return thinIDs(kernel, vg, pool) },
 		Mounts:  mounted,
 		Data:    data,
 	}
+}
+
+// thinIDs lists the devices of an active pool by thin_ls, on a metadata snapshot.
+func thinIDs(kernel lvm.Kernel, vg lvm.VGName, pool lvm.LVName) (ids []int64, err error) {
+	meta, err := kernel.Info(lvm.DMName(vg, pool, "") + "_tmeta")
+	if err != nil {
+		return nil, err
+	}
+	tpool := lvm.DMName(vg, pool, "tpool")
+	if _, err := kernel.Info(tpool); errors.Is(err, lvm.ErrNotFound) {
+		tpool = lvm.DMName(vg, pool, "") // it has had no volume yet
+	}
+	if err := kernel.Message(tpool, "reserve_metadata_snap"); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, kernel.Message(tpool, "release_metadata_snap")) }()
+	out, err := exec.Command("thin_ls", "--metadata-snap", "--no-headers", "--format", "DEV", meta.Path()).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("thin_ls %s: %w: %s", meta.Path(), err, out)
+	}
+	for _, f := range strings.Fields(string(out)) {
+		id, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("thin_ls %s: %w", meta.Path(), err)
+		}
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids, nil
 }
 
 // mapped lists device-mapper's devices by sysfs.

@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -208,6 +209,16 @@ func count(t *testing.T, path, text string) int {
 		// The end may hold the beginning of one, too little for a whole one.
 		kept = copy(buf, part[len(part)-len(text)+1:])
 	}
+}
+
+var long = flag.Bool("long", false, "the long form of the tests that have one")
+
+func TestKillLVM(t *testing.T) {
+	scenario := "kill"
+	if *long {
+		scenario = "killAll"
+	}
+	pass(t, boot(t, scenario, disks("KILL", 1, gib), os.Stdout))
 }
 
 func TestMemory(t *testing.T) {

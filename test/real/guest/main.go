@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/lamina-csi/lamina/test/agent"
@@ -28,6 +29,12 @@ func main() {
 		"idle":    idle,
 		"limits":  limits,
 		"hostile": hostile,
+		"kill":    kill,
+		"killAll": kill,
+	}
+	if os.Args[0] == killedLVM {
+		fmt.Fprintln(os.Stderr, "killed lvm:", runLVM())
+		os.Exit(1)
 	}
 	if len(os.Args) != 2 || scenarios[os.Args[1]] == nil {
 		fmt.Println("usage: guest SCENARIO")
@@ -35,7 +42,11 @@ func main() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
-	a, err := start(ctx)
+	begin := start
+	if strings.HasPrefix(os.Args[1], "kill") {
+		begin = startKilled
+	}
+	a, err := begin(ctx)
 	if err == nil {
 		err = scenarios[os.Args[1]](ctx, a)
 		err = errors.Join(err, invariant.Check(ctx, invariant.Machine(nil)))
