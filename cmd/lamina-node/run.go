@@ -95,7 +95,7 @@ func run(ctx context.Context, c config) error {
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
-	if err := closeAll(pools); err != nil {
+	if err := closeAll(pools, mounter); err != nil {
 		log.Warn("volumes that nobody uses stay active", "error", err)
 	}
 	log.Info("lamina-node has stopped")
@@ -107,10 +107,13 @@ const closeTime = 20 * time.Second
 
 // closeAll leaves only volumes that are in use, so that the disks of a node that shuts
 // down can be closed.
-func closeAll(pools *pool.Manager) error {
+func closeAll(pools *pool.Manager, mounter *mount.Mounter) error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
-	return pools.CloseAll(ctx)
+	return pools.CloseAll(ctx, func(device string) bool {
+		at, err := mounter.MountedAt(device)
+		return err != nil || len(at) > 0 // what cannot be seen may be in use
+	})
 }
 
 func newLog(debug bool) *slog.Logger {

@@ -64,16 +64,17 @@ func (m *Manager) closeIdle(ctx context.Context, id ID) error {
 
 // CloseAll deactivates what nobody uses: each volume of ours that is not open, and a
 // thin pool of ours that has no active volume left. The disks below, which may be
-// encrypted, can be closed then, and the host can shut down. One process a pool.
-func (m *Manager) CloseAll(ctx context.Context) error {
+// encrypted, can be closed then, and the host can shut down. One process a pool. used
+// tells of a device that a pod has without having it open: the node of a block volume.
+func (m *Manager) CloseAll(ctx context.Context, used func(device string) bool) error {
 	var errs []error
 	for _, p := range m.snapshot() {
-		errs = append(errs, wrap(m.closeAll(ctx, p), "close pool %s", p.spec.Name))
+		errs = append(errs, wrap(m.closeAll(ctx, p, used), "close pool %s", p.spec.Name))
 	}
 	return errors.Join(errs...)
 }
 
-func (m *Manager) closeAll(ctx context.Context, p *Pool) error {
+func (m *Manager) closeAll(ctx context.Context, p *Pool, used func(device string) bool) error {
 	vg, err := m.readVG(p)
 	if err != nil {
 		return err
@@ -87,7 +88,7 @@ func (m *Manager) closeAll(ctx context.Context, p *Pool) error {
 			continue
 		}
 		kind := readTags(lv.Tags)[keyKind]
-		if ours := kind == kindVolume || kind == kindSnapshot; ours && info.OpenCount == 0 {
+		if ours := kind == kindVolume || kind == kindSnapshot; ours && info.OpenCount == 0 && !used(info.Path()) {
 			closed = append(closed, lv.Name)
 		} else if lv.Thin != nil {
 			poolUsed = true

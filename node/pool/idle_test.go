@@ -83,10 +83,15 @@ func TestCloseAll(t *testing.T) {
 	if err := n.host.Open(d.Path); err != nil {
 		t.Fatal(err)
 	}
+	published := n.create(t, CreateVolume{Name: "pvc-3", Required: gib})
+	inPod, err := n.ActiveDevice(published.ID)
+	if err != nil || inPod == "" {
+		t.Fatalf("device %q, %v", inPod, err)
+	}
 	closeAll := func(want ...string) {
 		t.Helper()
 		got := n.commands(t, func() {
-			if err := n.CloseAll(t.Context()); err != nil {
+			if err := n.CloseAll(t.Context(), func(device string) bool { return device == inPod }); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -108,6 +113,7 @@ func TestCloseAll(t *testing.T) {
 	closeAll("lvchange")
 	check("the used volume", used.ID, true)
 	check("the unused volume", unused.ID, false)
+	check("the volume whose node a pod has", published.ID, true)
 	if err := pool(); err != nil {
 		t.Errorf("the pool below a used volume: %v", err)
 	}
@@ -116,6 +122,7 @@ func TestCloseAll(t *testing.T) {
 	if err := n.host.Close(d.Path); err != nil {
 		t.Fatal(err)
 	}
+	inPod = ""
 	closeAll("lvchange")
 	check("the volume", used.ID, false)
 	if err := pool(); !errors.Is(err, lvm.ErrNotFound) {
@@ -149,7 +156,7 @@ func TestCloseAllLeavesWhatIsNotOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if cost := n.commands(t, func() {
-		if err := n.CloseAll(t.Context()); err != nil {
+		if err := n.CloseAll(t.Context(), func(string) bool { return false }); err != nil {
 			t.Fatal(err)
 		}
 	}); len(cost) != 0 {
