@@ -71,7 +71,8 @@ func TestSysext(t *testing.T) {
 		m, err := vm.Start(t.Context(), vm.Config{
 			Program: build(t, "test/real/sysext"),
 			Args:    []string{scenario},
-			Env:     []string{"PATH=/usr/sbin:/usr/bin"},
+			// thin_ls, for the rules that hold after every test, comes with the image.
+			Env:     []string{"PATH=/usr/sbin:/usr/bin:/usr/lib/lamina-node/usr/sbin"},
 			Root:    "ROOT",
 			Kernel:  []string{"ro", "systemd.getty_auto=no"},
 			Disks:   disks,
