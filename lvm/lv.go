@@ -165,7 +165,8 @@ func (c *Client) deleteLeft(g Group, before *VG, name LVName) error {
 	if err != nil {
 		return err
 	}
-	if after.HasThin(pool.Name, lv.Thin.DeviceID) {
+	// Another group may have come under the same paths; its devices are none of ours.
+	if after.UUID != before.UUID || after.HasThin(pool.Name, lv.Thin.DeviceID) {
 		return nil
 	}
 	return c.DeleteThinDevice(after, pool.Name, lv.Thin.DeviceID)

@@ -301,8 +301,9 @@ func parseSegment(lv *LV, seg section) error {
 		// _thin_pool_text_export).
 		for n := int64(1); seg.sub("message"+strconv.FormatInt(n, 10)) != nil; n++ {
 			lv.Pool.Messages++
-			if m := seg.sub("message" + strconv.FormatInt(n, 10)); m["delete"] != nil {
-				lv.Pool.Deletes = append(lv.Pool.Deletes, m.num("delete"))
+			// What is no number is no device: not the device 0 either.
+			if id, ok := seg.sub("message" + strconv.FormatInt(n, 10))["delete"].(int64); ok {
+				lv.Pool.Deletes = append(lv.Pool.Deletes, id)
 			}
 		}
 	}

@@ -200,6 +200,30 @@ func TestParseMetadataErrors(t *testing.T) {
 	}
 }
 
+// Only a number that LVM has written names a device that is to be deleted.
+func TestPoolMessages(t *testing.T) {
+	text := string(capturedOne(t, "full.metadata"))
+	at := strings.Index(text, "zero_new_blocks = ")
+	if at < 0 {
+		t.Fatal("the captured group has no thin pool")
+	}
+	end := at + strings.Index(text[at:], "\n")
+	text = text[:end] + "\nmessage1 { create = \"lv\" }\nmessage2 { delete = 7 }\nmessage3 { delete = \"lv\" }" + text[end:]
+	vg, err := parseMetadata(RawMetadata{Text: []byte(text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, lv := range vg.LVs {
+		if p := lv.Pool; p != nil && p.Messages > 0 {
+			if p.Messages != 3 || !slices.Equal(p.Deletes, []int64{7}) {
+				t.Errorf("%d messages, to delete %v", p.Messages, p.Deletes)
+			}
+			return
+		}
+	}
+	t.Error("no pool has the messages")
+}
+
 // bigGroup is a group of that many objects of 2^56 bytes.
 func bigGroup(list, object string, n int) string {
 	var b strings.Builder

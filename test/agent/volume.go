@@ -74,12 +74,6 @@ func (a *Agent) DropSnapshot(ctx context.Context, s *csi.Snapshot) error {
 	return err
 }
 
-// On is the volume as another agent of its node serves it.
-func (v Volume) On(a *Agent) Volume {
-	v.agent = a
-	return v
-}
-
 // Staging is where kubelet stages the volume.
 func (v Volume) Staging() string {
 	return filepath.Join(v.agent.KubeletDir, "plugins", "kubernetes.io", "csi", "lamina.dev", v.Name, "globalmount")

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lamina-csi/lamina/deploy/image/bundle"
 	"github.com/lamina-csi/lamina/deploy/image/extension"
 	"github.com/lamina-csi/lamina/test/cluster/asset"
 	"github.com/lamina-csi/lamina/test/vm"
@@ -20,22 +19,10 @@ import (
 // squashfs and as erofs.
 func varDisk(t *testing.T) string {
 	t.Helper()
-	root, err := bundle.ModuleRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pinned, err := bundle.ReadLock(bundle.LockPath(root, bundle.AMD64))
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := filepath.Join(t.TempDir(), "var")
 	for version, format := range map[string]extension.Format{"v1": extension.Squashfs, "v2": extension.Erofs} {
-		node := buildVersion(t, "cmd/lamina-node", version)
-		tree, err := bundle.Build(t.Context(), bundle.Options{Root: root, Agent: node, Arch: bundle.AMD64})
-		if err != nil {
-			t.Fatal(err)
-		}
-		sysext, err := extension.Sysext(t.Context(), tree, extension.Release{Version: version, Arch: bundle.AMD64, Packages: pinned.Set(bundle.SetBundle)})
+		tree, release := userland(t, buildVersion(t, "cmd/lamina-node", version), version)
+		sysext, err := extension.Sysext(t.Context(), tree, release)
 		if err != nil {
 			t.Fatal(err)
 		}

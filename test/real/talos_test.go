@@ -15,9 +15,8 @@ import (
 	"github.com/lamina-csi/lamina/test/vm"
 )
 
-// talosFiles are the Talos extension as it lies in a Talos, and runc to start its
-// service with.
-func talosFiles(t *testing.T) map[string]string {
+// userland is the bundle with an agent, and what an extension says of it.
+func userland(t *testing.T, agent, version string) (*bundle.Tree, extension.Release) {
 	t.Helper()
 	root, err := bundle.ModuleRoot()
 	if err != nil {
@@ -27,12 +26,24 @@ func talosFiles(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	node := build(t, "cmd/lamina-node")
-	tree, err := bundle.Build(t.Context(), bundle.Options{Root: root, Agent: node, Arch: bundle.AMD64})
+	tree, err := bundle.Build(t.Context(), bundle.Options{Root: root, Agent: agent, Arch: bundle.AMD64})
 	if err != nil {
 		t.Fatal(err)
 	}
-	talos, err := extension.Talos(tree, extension.Release{Version: "test", Arch: bundle.AMD64, Packages: pinned.Set(bundle.SetBundle)})
+	return tree, extension.Release{Version: version, Arch: bundle.AMD64, Packages: pinned.Set(bundle.SetBundle)}
+}
+
+// talosFiles are the Talos extension as it lies in a Talos, and runc to start its
+// service with.
+func talosFiles(t *testing.T) map[string]string {
+	t.Helper()
+	root, err := bundle.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := build(t, "cmd/lamina-node")
+	tree, release := userland(t, node, "test")
+	talos, err := extension.Talos(tree, release)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,9 +7,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/lamina-csi/lamina/test/agent"
@@ -90,7 +87,7 @@ func serves(ctx context.Context, k *kubelet, v agent.Volume, data []byte) error 
 		return err
 	}
 	defer a.Close()
-	v = v.On(a)
+	v = a.Found(v)
 	if err := has(k, v, data); err != nil {
 		return err
 	}
@@ -110,10 +107,10 @@ func closes(ctx context.Context, svc *process, v agent.Volume) error {
 		return err
 	}
 	defer a.Close()
-	if err := v.On(a).Unmount(ctx); err != nil {
+	if err := a.Found(v).Unmount(ctx); err != nil {
 		return err
 	}
-	devices, err := mapped()
+	devices, err := invariant.Machine(nil).Devices()
 	if err != nil {
 		return err
 	}
@@ -124,30 +121,13 @@ func closes(ctx context.Context, svc *process, v agent.Volume) error {
 	if err := stopInTime(svc); err != nil {
 		return err
 	}
-	if devices, err = mapped(); err != nil {
+	if devices, err = invariant.Machine(nil).Devices(); err != nil {
 		return err
 	}
 	if err := expect(len(devices) == 0, "active after the stop: %v", devices); err != nil {
 		return err
 	}
 	return invariant.Check(ctx, invariant.Machine(nil))
-}
-
-// mapped are the names of device-mapper's devices.
-func mapped() ([]string, error) {
-	files, err := filepath.Glob("/sys/block/dm-*/dm/name")
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, f := range files {
-		name, err := os.ReadFile(f)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, strings.TrimSpace(string(name)))
-	}
-	return out, nil
 }
 
 // stopTime is what Talos gives a service before it kills it
