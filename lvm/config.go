@@ -29,8 +29,9 @@ global {
 `
 
 // WriteConfig writes lvm.conf into dir (made with mode 0700 if missing), for use
-// as LVM_SYSTEM_DIR. LVM waits for udev if told to: see [CheckUdev]. The thin tools
-// are those of the userland below root; "" is the system's own.
+// as LVM_SYSTEM_DIR, in one step for the commands that start meanwhile. LVM waits for
+// udev if told to: see [CheckUdev] and [Udev]. The thin tools are those of the userland
+// below root; "" is the system's own.
 func WriteConfig(dir, root string, udev bool) error {
 	text := config
 	if root != "" {
@@ -42,7 +43,11 @@ func WriteConfig(dir, root string, udev bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("write lvm.conf: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "lvm.conf"), []byte(text), 0o600); err != nil {
+	path := filepath.Join(dir, "lvm.conf")
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		return fmt.Errorf("write lvm.conf: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("write lvm.conf: %w", err)
 	}
 	return nil

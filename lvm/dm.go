@@ -25,8 +25,6 @@ const dmControl = "/dev/mapper/control"
 
 // From include/uapi/linux/dm-ioctl.h.
 const (
-	dmDevCreateCmd   = 3
-	dmDevRemoveCmd   = 4
 	dmDevSuspendCmd  = 6
 	dmDevStatusCmd   = 7
 	dmTableLoadCmd   = 9
@@ -42,8 +40,6 @@ const (
 	dmBufferFullFlag    = 1 << 8
 	dmSkipLockfsFlag    = 1 << 10
 	dmNoFlushFlag       = 1 << 11
-
-	dmUeventGeneratedFlag = 1 << 13
 
 	dmHeaderSize     = 312 // sizeof(struct dm_ioctl)
 	dmTargetSpecSize = 40  // sizeof(struct dm_target_spec)

@@ -35,6 +35,8 @@ type Exec struct {
 	Program string
 	// SystemDir holds lvm.conf (LVM_SYSTEM_DIR); see [WriteConfig].
 	SystemDir string
+	// Udev is told of each command; nil where LVM does not wait for udev.
+	Udev *Udev
 }
 
 // maxOutput bounds what is kept of each stream: four times the report of a group
@@ -67,7 +69,12 @@ func (e Exec) Run(ctx context.Context, cmd Command) (Result, error) {
 	// fills one pipe while we read the other would hang.
 	c.Stdout, c.Stderr = &stdout, &stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	err := c.Run()
+	err := c.Start()
+	if err == nil {
+		stop := e.Udev.Watch(cmd.Name, c.Process.Pid)
+		err = c.Wait()
+		stop()
+	}
 	res := Result{Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
 	var exit *exec.ExitError
 	switch {

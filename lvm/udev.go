@@ -1,13 +1,15 @@
 package lvm
 
 import (
-	"context"
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,15 +18,17 @@ import (
 // include/linux/proc_ns.h.
 const hostIPC = "ipc:[4026531839]"
 
-// udevTime is what a udevd gets that is busy with a machine that boots.
-const udevTime = 30 * time.Second
+// Limits of [Udev].
+const (
+	udevTime = 30 * time.Second // what a udevd gets that is busy with a machine that boots
+	udevLook = time.Second      // how often a program that runs is looked at
+)
 
 // CheckUdev says why LVM must not wait for udev here; nil if it may. What it waits
 // for are System V semaphores, and it would wait for ever in a private IPC namespace
-// (lvm2 issues 70 and 177), for a udevd that has died, and for one without
-// device-mapper's rules: a host that has udev only need not have them. So it tries:
-// it makes a device, removes it, and waits for the answer.
-func CheckUdev(ctx context.Context) error {
+// (lvm2 issues 70 and 177) and for a udevd that has died. A udevd without
+// device-mapper's rules is found by [Udev.Watch].
+func CheckUdev() error {
 	ns, err := os.Readlink("/proc/self/ns/ipc")
 	if err != nil {
 		return err
@@ -34,11 +38,6 @@ func CheckUdev(ctx context.Context) error {
 	}
 	if !answers("/run/udev/control") {
 		return errors.New("no udevd listens on /run/udev/control")
-	}
-	ctx, cancel := context.WithTimeout(ctx, udevTime)
-	defer cancel()
-	if err := tryCookie(ctx); err != nil {
-		return fmt.Errorf("udevd does not tell of device-mapper's devices (95-dm-notify.rules): %w", err)
 	}
 	return nil
 }
@@ -56,86 +55,101 @@ func answers(socket string) bool {
 	return err == nil || errors.Is(err, unix.EAGAIN) // EAGAIN: many wait to be heard
 }
 
-// tried is the device of [tryCookie]. LVM's names have a "-".
-const tried = "lamina.udev"
+// Udev keeps programs that use libdm (lvm, cryptsetup) from waiting for a udevd that
+// does not answer: one without device-mapper's rules (a host that has udev only need
+// not have them), or one that dies meanwhile. A nil Udev is none.
+type Udev struct {
+	// GiveUp is called once, when the first program has waited for 30 seconds. From
+	// then on none should wait: see [WriteConfig].
+	GiveUp func(program string)
 
-// tryCookie removes a device as libdm does (libdm/libdm-common.c, lvm2 2.03.31) and
-// waits until the rules have run "dmsetup udevcomplete".
-func tryCookie(ctx context.Context) error {
-	c, err := newCookie()
-	if err != nil {
-		return err
-	}
-	defer c.remove()
-	// ErrInUse: an agent that was killed here has left it.
-	if _, _, err := dmCall(dmDevCreateCmd, tried, dmHeader{}, nil); err != nil && !errors.Is(err, ErrInUse) {
-		return fmt.Errorf("make %s: %w", tried, err)
-	}
-	// Since 5.15 a device without a table is none to udev.
-	_, _, err = dmCall(dmTableLoadCmd, tried, dmHeader{TargetCount: 1}, encodeTargets([]Target{{Length: 1, Type: "error"}}))
-	h, _, rm := dmCall(dmDevRemoveCmd, tried, dmHeader{EventNr: uint32(c.base)}, nil)
-	if err := errors.Join(err, rm); err != nil {
-		return fmt.Errorf("make and remove %s: %w", tried, err)
-	}
-	if h.Flags&dmUeventGeneratedFlag == 0 {
-		return errors.New("the kernel has sent no event")
-	}
-	return c.wait(ctx)
+	silent   atomic.Bool
+	patience time.Duration // 0: udevTime
 }
 
-// cookie is a semaphore whose key is libdm's magic number and, in its lower half,
-// what the event carries as DM_COOKIE.
-type cookie struct {
-	base uint16
-	id   uintptr
+// Answers reports whether there is a udevd that has not failed to answer yet.
+func (u *Udev) Answers() bool { return u != nil && !u.silent.Load() }
+
+// Watch looks at a child process until the returned function is called. If it waits
+// for udev for too long, its semaphore is set to zero, as an answer does it. LVM then
+// makes by itself what udev has not made (verify_udev_operations).
+func (u *Udev) Watch(program string, pid int) (stop func()) {
+	if u == nil {
+		return func() {}
+	}
+	end := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(udevLook)
+		defer tick.Stop()
+		var since time.Time
+		var last cookie
+		for {
+			select {
+			case <-end:
+				return
+			case now := <-tick.C:
+				c, ok := waitsFor(pid)
+				if !ok {
+					since = time.Time{}
+					continue
+				}
+				if since.IsZero() || c != last {
+					since, last = now, c
+				}
+				if now.Sub(since) < cmp.Or(u.patience, udevTime) && u.Answers() {
+					continue
+				}
+				c.answer()
+				if !u.silent.Swap(true) {
+					u.GiveUp(program)
+				}
+			}
+		}
+	}()
+	return func() { close(end) }
 }
+
+// cookie is the identifier of a semaphore whose key is libdm's magic number and, in
+// its lower half, what the kernel's event carries as DM_COOKIE (libdm/libdm-common.c
+// of lvm2 2.03.31).
+type cookie uintptr
 
 // cookieMagic is DM_COOKIE_MAGIC of libdm.
 const cookieMagic = 0x0d4d
 
+// waitsFor returns the cookie for which a process waits now.
+func waitsFor(pid int) (cookie, bool) {
+	// The system call's number and its arguments, or "running": proc_pid_syscall(5).
+	call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
+	if err != nil {
+		return 0, false // it has ended
+	}
+	f := strings.Fields(string(call))
+	if len(f) < 2 || f[0] != strconv.Itoa(unix.SYS_SEMOP) && f[0] != strconv.Itoa(unix.SYS_SEMTIMEDOP) {
+		return 0, false
+	}
+	id, err := strconv.ParseUint(f[1], 0, 31)
+	if err != nil {
+		return 0, false
+	}
+	all, err := os.ReadFile("/proc/sysvipc/sem") // proc_sysvipc(5): a key (signed), an identifier …
+	if err != nil {
+		return 0, false
+	}
+	for line := range bytes.Lines(all) {
+		f := strings.Fields(string(line))
+		if len(f) < 2 || f[1] != strconv.FormatUint(id, 10) {
+			continue
+		}
+		key, err := strconv.ParseInt(f[0], 10, 32)
+		return cookie(id), err == nil && key>>16 == cookieMagic
+	}
+	return 0, false
+}
+
 // setVal is SETVAL of include/uapi/linux/sem.h.
 const setVal = 16
 
-func newCookie() (cookie, error) {
-	for {
-		base := uint16(1 + rand.N(0xffff))
-		id, _, errno := unix.Syscall(unix.SYS_SEMGET, cookieMagic<<16|uintptr(base), 1, unix.IPC_CREAT|unix.IPC_EXCL|0o600)
-		if errno == unix.EEXIST {
-			continue // somebody else's
-		}
-		if errno != 0 {
-			return cookie{}, fmt.Errorf("make a semaphore: %w", errno)
-		}
-		c := cookie{base: base, id: id}
-		if _, _, errno := unix.Syscall6(unix.SYS_SEMCTL, id, 0, setVal, 1, 0, 0); errno != 0 {
-			c.remove()
-			return cookie{}, fmt.Errorf("set a semaphore: %w", errno)
-		}
-		return c, nil
-	}
-}
-
-// wait returns when the semaphore is zero.
-func (c cookie) wait(ctx context.Context) error {
-	zero := struct { // struct sembuf
-		num     uint16
-		op, flg int16
-	}{}
-	for ctx.Err() == nil {
-		// So short that the end of ctx is seen.
-		most := unix.NsecToTimespec(int64(100 * time.Millisecond))
-		_, _, errno := unix.Syscall6(unix.SYS_SEMTIMEDOP, c.id, uintptr(unsafe.Pointer(&zero)), 1, uintptr(unsafe.Pointer(&most)), 0, 0)
-		switch errno {
-		case 0:
-			return nil
-		case unix.EAGAIN, unix.EINTR:
-		default:
-			return fmt.Errorf("wait for a semaphore: %w", errno)
-		}
-	}
-	return fmt.Errorf("no answer: %w", ctx.Err())
-}
-
-func (c cookie) remove() {
-	_, _, _ = unix.Syscall(unix.SYS_SEMCTL, c.id, 0, unix.IPC_RMID) // fails only if it is gone
+func (c cookie) answer() {
+	_, _, _ = unix.Syscall6(unix.SYS_SEMCTL, uintptr(c), 0, setVal, 0, 0, 0) // fails only if it is gone
 }

@@ -38,18 +38,12 @@ func run(ctx context.Context, c config) error {
 	}
 	defer unlock()
 	kernel := &lvm.LinuxKernel{}
-	noUdev := lvm.CheckUdev(ctx)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if noUdev != nil {
-		log.Info("LVM does not wait for udev", "reason", noUdev)
-	}
-	client, commands, err := newClient(c, noUdev == nil, kernel, log)
+	udev := newUdev(c, log)
+	client, commands, err := newClient(c, udev, kernel, log)
 	if err != nil {
 		return err
 	}
-	mounter := mount.New(mountConfig(c, noUdev == nil))
+	mounter := mount.New(mount.Config{KubeletDir: c.KubeletDir, Runner: mount.Exec{Root: c.Userland, Udev: udev}})
 	if err := mounter.CheckPropagation(); err != nil {
 		return err
 	}
@@ -124,29 +118,36 @@ func newLog(debug bool) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
+// systemDir holds lvm.conf.
+func (c config) systemDir() string { return filepath.Join(c.RunDir, "lvm") }
+
+// newUdev returns nil where LVM and cryptsetup must not wait for udev.
+func newUdev(c config, log *slog.Logger) *lvm.Udev {
+	if err := lvm.CheckUdev(); err != nil {
+		log.Info("LVM does not wait for udev", "reason", err)
+		return nil
+	}
+	return &lvm.Udev{GiveUp: func(program string) {
+		log.Warn("udevd does not answer, perhaps for want of device-mapper's rules (95-dm-notify.rules): LVM does not wait for it any more", "program", program)
+		if err := lvm.WriteConfig(c.systemDir(), c.Userland, false); err != nil {
+			log.Error("each lvm command will wait for udev", "error", err)
+		}
+	}}
+}
+
 // newClient makes the lvm client and its metrics.
-func newClient(c config, udev bool, kernel lvm.Kernel, log *slog.Logger) (*lvm.Client, *driver.CommandMetrics, error) {
-	systemDir := filepath.Join(c.RunDir, "lvm")
-	if err := lvm.WriteConfig(systemDir, c.Userland, udev); err != nil {
+func newClient(c config, udev *lvm.Udev, kernel lvm.Kernel, log *slog.Logger) (*lvm.Client, *driver.CommandMetrics, error) {
+	if err := lvm.WriteConfig(c.systemDir(), c.Userland, udev.Answers()); err != nil {
 		return nil, nil, err
 	}
 	commands := driver.NewCommandMetrics()
-	client := lvm.New(lvm.Exec{Program: c.LVM, SystemDir: systemDir}, kernel, lvm.Options{
+	client := lvm.New(lvm.Exec{Program: c.LVM, SystemDir: c.systemDir(), Udev: udev}, kernel, lvm.Options{
 		Observe: func(cmd lvm.Command, took time.Duration, res lvm.Result) {
 			commands.Observe(cmd.Name, took, res.Exit)
 			log.Debug("lvm", "command", cmd.Name, "args", cmd.Args, "took", took, "exit", res.Exit)
 		},
 	})
 	return client, commands, nil
-}
-
-// mountConfig keeps cryptsetup from waiting for a udevd that cannot answer.
-func mountConfig(c config, udev bool) mount.Config {
-	runner := mount.Exec{Root: c.Userland}
-	if !udev {
-		runner.Env = []string{"DM_DISABLE_UDEV=1"}
-	}
-	return mount.Config{KubeletDir: c.KubeletDir, Runner: runner}
 }
 
 // ready says why the agent cannot serve yet.

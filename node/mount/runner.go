@@ -83,12 +83,18 @@ func exitCode(err error) int {
 	return -1
 }
 
-// Exec runs programs of the node's userland with os/exec. Env is added to the fixed environment
-// (LC_ALL, PATH, BLKID_FILE), for example DM_DISABLE_UDEV=1 where no udev daemon can be reached.
-// Root is where the userland lies, "" for the system's own.
+// Exec runs programs of the node's userland with os/exec, in a fixed environment. Root is where the
+// userland lies, "" for the system's own.
 type Exec struct {
 	Root string
-	Env  []string
+	Udev Udev // nil: programs find out by themselves
+}
+
+// Udev says whether cryptsetup, by way of libdm, may wait for the host's udevd, and ends a wait that is
+// not answered. See lvm.Udev.
+type Udev interface {
+	Answers() bool
+	Watch(program string, pid int) (stop func())
 }
 
 // environ keeps mke2fs of another userland from the system's /etc/mke2fs.conf (mke2fs(8)).
@@ -97,7 +103,10 @@ func (e Exec) environ() []string {
 	if e.Root != "" {
 		env = append(env, "MKE2FS_CONFIG="+e.Root+"/etc/mke2fs.conf")
 	}
-	return append(env, e.Env...)
+	if e.Udev != nil && !e.Udev.Answers() {
+		env = append(env, "DM_DISABLE_UDEV=1")
+	}
+	return env
 }
 
 // Run implements [Runner]. Both outputs are buffers, so os/exec drains them at the same time.
@@ -111,7 +120,13 @@ func (e Exec) Run(ctx context.Context, cmd Command) (Result, error) {
 	run.Env = e.environ()
 	run.Stdin, run.Stdout, run.Stderr = bytes.NewReader(cmd.Stdin), &stdout, &stderr
 	run.WaitDelay = 10 * time.Second
-	err = run.Run()
+	err = run.Start()
+	if err == nil {
+		if e.Udev != nil {
+			defer e.Udev.Watch(cmd.Name, run.Process.Pid)()
+		}
+		err = run.Wait()
+	}
 	result := Result{Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
 	if err == nil {
 		return result, nil

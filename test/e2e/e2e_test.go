@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,6 +34,8 @@ type suite struct {
 	ctx  context.Context
 	c    *cluster.Cluster
 	root string // of the module
+
+	failures []string // what failed, for the end of a long output
 }
 
 // The steps share a cluster and leave it as they found it; each has a namespace.
@@ -153,4 +156,10 @@ func (s *suite) dump(t *testing.T) {
 		out, err := s.c.Kubectl(s.ctx, args...)
 		t.Logf("kubectl %v (%v):\n%s", args, err, out)
 	}
+	for _, n := range s.c.Nodes() {
+		if !n.Running() {
+			t.Logf("%s is off; its console ended with:\n%s", n.Name(), n.Console())
+		}
+	}
+	t.Logf("what failed:\n%s", strings.Join(s.failures, "\n"))
 }

@@ -31,6 +31,20 @@ type space struct {
 	ns string
 }
 
+// Fatal ends the step; [suite.dump] says it again.
+func (s *space) Fatal(args ...any) {
+	s.Helper()
+	s.Fatalf("%s", fmt.Sprint(args...))
+}
+
+// Fatalf ends the step; [suite.dump] says it again.
+func (s *space) Fatalf(format string, args ...any) {
+	s.Helper()
+	text := fmt.Sprintf(format, args...)
+	s.failures = append(s.failures, s.Name()+": "+text)
+	s.T.Fatal(text)
+}
+
 // namespace is a step's name as Kubernetes takes it.
 func namespace(step string) string {
 	return "e2e-" + strings.ToLower(strings.ReplaceAll(step, " ", "-"))

@@ -14,8 +14,8 @@ import (
 )
 
 // udevScenario: the agent beside a udevd. Its rules for device-mapper and LVM come with
-// packages that a host of ours need not have: without the second, lvm would miss its
-// links. A udevd without the first is not played here: see docs/limits.md.
+// packages that a host of ours need not have: without the first, lvm would wait for
+// ever; without the second, it would miss its links.
 func udevScenario(ctx context.Context) error {
 	spec, err := readSpec()
 	if err != nil {
@@ -31,9 +31,11 @@ func udevScenario(ctx context.Context) error {
 	for _, host := range []struct {
 		is      string
 		removed []string // rules
+		answers bool
 	}{
-		{"LVM's and device-mapper's rules", []string{"69-lvm"}}, // it starts what systemd would
-		{"device-mapper's rules", []string{"56-lvm"}},
+		{"LVM's and device-mapper's rules", []string{"69-lvm"}, true}, // it starts what systemd would
+		{"device-mapper's rules", []string{"56-lvm"}, true},
+		{"no rules of either", []string{"55-dm", "60-persistent-storage-dm", "95-dm-notify"}, false},
 	} {
 		for _, rules := range host.removed {
 			if err := os.Remove("/usr/lib/udev/rules.d/" + rules + ".rules"); err != nil {
@@ -50,7 +52,7 @@ func udevScenario(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := eachAgent(ctx, spec, k); err != nil {
+		if err := eachAgent(ctx, spec, k, host.answers); err != nil {
 			return fmt.Errorf("%s: %w", host.is, err)
 		}
 		if _, err := run("udevadm", "control", "--exit"); err != nil {
@@ -60,9 +62,9 @@ func udevScenario(ctx context.Context) error {
 	return nil
 }
 
-// eachAgent has the service and a pod's agent make volumes, beside a udevd that lvm
-// waits for.
-func eachAgent(ctx context.Context, spec service.Spec, k *kubelet) error {
+// eachAgent has the service and a pod's agent make volumes, beside a udevd that answers
+// lvm or does not.
+func eachAgent(ctx context.Context, spec service.Spec, k *kubelet, answers bool) error {
 	for name, start := range map[string]func(log string) (*process, error){
 		"service": func(log string) (*process, error) { return startService(spec, log) },
 		"pod":     startPod,
@@ -72,7 +74,7 @@ func eachAgent(ctx context.Context, spec service.Spec, k *kubelet) error {
 		if err != nil {
 			return err
 		}
-		if err := beside(ctx, k); err != nil {
+		if err := beside(ctx, k, answers); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		fmt.Printf("%s: %.0f s\n", name, time.Since(begin).Seconds())
@@ -83,7 +85,7 @@ func eachAgent(ctx context.Context, spec service.Spec, k *kubelet) error {
 	return nil
 }
 
-func beside(ctx context.Context, k *kubelet) error {
+func beside(ctx context.Context, k *kubelet, answers bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	a, err := agent.Attach(ctx, kubeletDir)
@@ -101,5 +103,5 @@ func beside(ctx context.Context, k *kubelet) error {
 	if err != nil {
 		return err
 	}
-	return expect(!strings.Contains(string(conf), "udev_sync = 0"), "lvm does not wait for udev")
+	return expect(answers == !strings.Contains(string(conf), "udev_sync = 0"), "lvm waits for udev: %t", !answers)
 }
