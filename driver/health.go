@@ -30,6 +30,8 @@ func poolFindings(s pool.Status) []finding {
 		return say(csi.VolumeHealthErrorType_DEGRADED, "RaidDegraded")
 	case pool.HealthMissingDisk:
 		return say(csi.VolumeHealthErrorType_DEGRADED, "PhysicalVolumeMissing")
+	case pool.HealthStuck:
+		return say(csi.VolumeHealthErrorType_DEGRADED, "LVMCommandStuck")
 	case pool.HealthReadOnly:
 		return say(csi.VolumeHealthErrorType_DEGRADED, "ThinPoolReadOnly")
 	case pool.HealthError:

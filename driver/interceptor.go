@@ -81,11 +81,23 @@ func (d *Driver) recover(ctx context.Context, req any, info *grpc.UnaryServerInf
 	if err := d.refuseEarly(path.Base(info.FullMethod)); err != nil {
 		return nil, err
 	}
+	ctx, cancel := answerEarly(ctx)
+	defer cancel()
 	resp, err = handler(ctx, req)
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	return resp, nil
+}
+
+// answerEarly ends a call while its caller still listens: what it waited for is in the
+// error, and would be lost with the caller's own DeadlineExceeded.
+func answerEarly(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, end.Add(-min(time.Until(end)/10, time.Second)))
 }
 
 // recoverStream does the same for a stream.

@@ -74,11 +74,11 @@ var poolGauges = []struct {
 
 var (
 	healthGauge  = describe("pool_health", "1 for the state that the pool is in.", "pool", "vg", "health")
-	runningGauge = describe("lvm_command_running_seconds", "Age of an lvm command that changes a volume group and has not ended.", "vg", "command")
+	runningGauge = describe("lvm_command_running_seconds", "Age of an lvm command that has not ended and changes a volume group, or reads all.", "vg", "command")
 )
 
 var healths = []pool.Health{
-	pool.HealthOK, pool.HealthDegraded, pool.HealthFull, pool.HealthReadOnly, pool.HealthMissingDisk, pool.HealthError,
+	pool.HealthOK, pool.HealthDegraded, pool.HealthFull, pool.HealthStuck, pool.HealthReadOnly, pool.HealthMissingDisk, pool.HealthError,
 }
 
 // Describe implements prometheus.Collector.

@@ -3,6 +3,7 @@ package driver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http/httptest"
@@ -142,6 +143,28 @@ func TestGracefulStop(t *testing.T) {
 	if _, err := os.Lstat(c.Endpoint); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("socket is left: %v", err)
 	}
+}
+
+// waiting is a pool manager that waits for something until the call's end.
+type waiting struct{ driver.Pools }
+
+func (waiting) DeleteVolume(ctx context.Context, _ pool.ID) error {
+	<-ctx.Done()
+	return fmt.Errorf("%w: lvcreate has run for 3m0s (%w)", pool.ErrPending, ctx.Err())
+}
+
+// The caller hears what a call waited for, not only that its own time is over.
+func TestAnswerEarly(t *testing.T) {
+	n := thin(t)
+	v := n.create(t, request("v")).GetVolumeId()
+	n.Serve(t, func(c *driver.Config) {
+		c.Endpoint += "2"
+		c.Pools = waiting{n.Pools}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	_, err := n.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: v})
+	wantError(t, err, codes.Aborted, "lvcreate has run for 3m0s")
 }
 
 // A call that does not end does not keep the agent from ending.

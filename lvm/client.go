@@ -18,29 +18,13 @@ type Client struct {
 	kernel   Kernel
 	deadline time.Duration
 	observe  func(Command, time.Duration, Result)
+	stuck    func(Running)
 
 	mu    sync.Mutex
 	mend  func(Group) error // see OnFailure
 	locks map[VGName]*vgLock
 	cache map[DevicePath]*cached
 	pools map[VGName]PoolStatus // as last seen
-}
-
-// cached is the metadata that a PV held at one generation. mu is held while it is read
-// and parsed: of the many that ask after a change, one parses for all.
-type cached struct {
-	mu         sync.Mutex
-	generation Generation
-	vg         *VG
-}
-
-// vgLock is held while a command changes the group. A channel, so that waiting
-// for it can obey a context.
-type vgLock struct {
-	token chan struct{}
-	mu    sync.Mutex
-	held  string    // the command that holds it
-	since time.Time // since when
 }
 
 // Options of [New]; the zero value is ready for use.
@@ -51,7 +35,23 @@ type Options struct {
 	Deadline time.Duration
 	// Observe is told of each command after it ended.
 	Observe func(cmd Command, took time.Duration, res Result)
+	// Stuck is told of each command that has run for [StuckAfter] and goes on.
+	Stuck func(Running)
 }
+
+const (
+	// StuckAfter is when a command is worth a word: lvm takes tenths of a second where
+	// nothing holds it, and longer only for thin_check of a large pool.
+	StuckAfter = time.Minute
+	// readTime bounds a command that changes nothing; it is killed then.
+	readTime = 2 * time.Minute
+	// diskTime is what a disk gets for the few blocks that hold a group's metadata. A
+	// kernel gives up on an NVMe disk after 30 seconds (nvme_core.io_timeout).
+	diskTime = 5 * time.Second
+	// killTime is what a killed command gets: one that waits for a disk ends when the
+	// disk answers.
+	killTime = 5 * time.Second
+)
 
 // New makes a Client.
 func New(r Runner, k Kernel, o Options) *Client {
@@ -61,8 +61,11 @@ func New(r Runner, k Kernel, o Options) *Client {
 	if o.Observe == nil {
 		o.Observe = func(Command, time.Duration, Result) {}
 	}
+	if o.Stuck == nil {
+		o.Stuck = func(Running) {}
+	}
 	return &Client{
-		runner: r, kernel: k, deadline: o.Deadline, observe: o.Observe,
+		runner: r, kernel: k, deadline: o.Deadline, observe: o.Observe, stuck: o.Stuck,
 		locks: map[VGName]*vgLock{}, cache: map[DevicePath]*cached{}, pools: map[VGName]PoolStatus{},
 	}
 }
@@ -88,123 +91,40 @@ type Group struct {
 	Devices []DevicePath
 }
 
-// ReadVG reads the metadata of a volume group from its physical volumes, without
-// a process and without LVM's lock: a commit replaces the text at once. A device
-// that cannot be read is passed over while another can; the newest copy counts.
-func (c *Client) ReadVG(g Group) (*VG, error) {
-	var newest *VG
-	var errs []error
-	for _, dev := range g.Devices {
-		vg, err := c.readPV(dev)
-		switch {
-		case err != nil:
-			errs = append(errs, err)
-		case vg.Name != g.Name:
-			errs = append(errs, fmt.Errorf("%s: %w: it belongs to volume group %s", dev, ErrNotFound, vg.Name))
-		case newest == nil || vg.Seqno > newest.Seqno:
-			newest = vg
-		}
-	}
-	if newest == nil {
-		return nil, fmt.Errorf("read volume group %s: %w", g.Name, errors.Join(errs...))
-	}
-	return newest, nil
-}
+// all stands in for a volume group where a command reads them all.
+var all VGName
 
-func (c *Client) readPV(dev DevicePath) (*VG, error) {
-	c.mu.Lock()
-	have := c.cache[dev]
-	if have == nil {
-		have = &cached{}
-		c.cache[dev] = have
-	}
-	c.mu.Unlock()
-	have.mu.Lock()
-	defer have.mu.Unlock()
-	raw, err := c.kernel.ReadMetadata(dev, have.generation)
-	if err != nil {
-		return nil, err
-	}
-	if raw.Text == nil {
-		return have.vg, nil
-	}
-	vg, err := parseMetadata(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", dev, err)
-	}
-	have.generation, have.vg = raw.Generation, vg
-	return vg, nil
-}
-
-// ThinStatus asks the kernel about an active thin volume.
-func (c *Client) ThinStatus(vg VGName, lv LVName) (ThinStatus, error) {
-	t, err := c.oneTarget(DMName(vg, lv, ""), "thin")
-	if err != nil {
-		return ThinStatus{}, err
-	}
-	return parseThinStatus(t.Params)
-}
-
-// PoolStatus asks the kernel about an active thin pool. While a command of this
-// client is at work on the group, a pool that cannot be seen is as it was last: LVM
-// takes its device away and makes another when the first volume is made.
-func (c *Client) PoolStatus(vg VGName, pool LVName) (PoolStatus, error) {
-	st, err := c.poolStatus(vg, pool)
-	if isNotFound(err) {
-		if c.busy(vg) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			if last, ok := c.pools[vg]; ok {
-				return last, nil
-			}
-			return st, err
-		}
-		// The command may have ended since.
-		st, err = c.poolStatus(vg, pool)
-	}
-	if err == nil {
-		c.mu.Lock()
-		c.pools[vg] = st
-		c.mu.Unlock()
-	}
-	return st, err
-}
-
-func (c *Client) poolStatus(vg VGName, pool LVName) (PoolStatus, error) {
-	t, err := c.oneTarget(DMName(vg, pool, "tpool"), "thin-pool")
-	if isNotFound(err) {
-		// LVM activates a pool without the layer until its first volume is made
-		// (lv_is_new_thin_pool(), lib/metadata/thin_manip.c).
-		t, err = c.oneTarget(DMName(vg, pool, ""), "thin-pool")
-	}
-	if err != nil {
-		return PoolStatus{}, err
-	}
-	return parsePoolStatus(t.Params)
-}
-
-// busy reports whether a command holds the group.
-func (c *Client) busy(vg VGName) bool {
-	return slices.ContainsFunc(c.Running(), func(r Running) bool { return r.VG == vg })
-}
-
-func (c *Client) oneTarget(name, kind string) (Target, error) {
-	targets, err := c.kernel.Status(name)
-	if err != nil {
-		return Target{}, err
-	}
-	if len(targets) == 0 {
-		return Target{}, fmt.Errorf("status of %s: %w: it has no table", name, ErrNotFound)
-	}
-	if len(targets) != 1 || targets[0].Type != kind {
-		return Target{}, fmt.Errorf("status of %s: %w: it is no %s device", name, ErrInvalid, kind)
-	}
-	return targets[0], nil
-}
-
-// read runs a command that changes nothing, under the caller's context.
+// read runs a command that changes nothing, one at a time. It is killed when ctx ends.
 func (c *Client) read(ctx context.Context, cmd Command) (Result, error) {
-	return c.run(ctx, cmd)
+	ctx, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
+	lock, err := c.lock(ctx, all, cmd.Name)
+	if err != nil {
+		return Result{}, err
+	}
+	var res Result
+	done := make(chan error, 1)
+	go func() {
+		defer lock.release()
+		var err error
+		res, err = c.run(ctx, cmd)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return res, err
+	case <-ctx.Done():
+	}
+	const why = "does a disk hang, or does another lvm command keep a lock?"
+	select {
+	case err := <-done:
+		if err == nil {
+			return res, nil
+		}
+		return Result{}, fmt.Errorf("%s was killed: %s (%w)", cmd.Name, why, ctx.Err())
+	case <-time.After(killTime):
+		return Result{}, fmt.Errorf("%s: %w although it was killed: %s (%w)", cmd.Name, ErrPending, why, ctx.Err())
+	}
 }
 
 // change runs a command that changes the group. It waits for the group's lock
@@ -277,58 +197,6 @@ func (c *Client) run(ctx context.Context, cmd Command) (Result, error) {
 		return res, &Error{Command: cmd.Name, Args: cmd.Args, Exit: res.Exit, Messages: messages, kind: classify(messages)}
 	}
 	return res, nil
-}
-
-func (c *Client) lock(ctx context.Context, vg VGName, command string) (*vgLock, error) {
-	c.mu.Lock()
-	l := c.locks[vg]
-	if l == nil {
-		l = &vgLock{token: make(chan struct{}, 1)}
-		c.locks[vg] = l
-	}
-	c.mu.Unlock()
-	select {
-	case l.token <- struct{}{}:
-		l.mu.Lock()
-		l.held, l.since = command, time.Now()
-		l.mu.Unlock()
-		return l, nil
-	case <-ctx.Done():
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return nil, fmt.Errorf("%s on %s: %w: %s has run for %v (%w)",
-			command, vg, ErrPending, l.held, time.Since(l.since).Round(time.Second), ctx.Err())
-	}
-}
-
-func (l *vgLock) release() {
-	l.mu.Lock()
-	l.held = ""
-	l.mu.Unlock()
-	<-l.token
-}
-
-// Running is a command that changes a volume group and has not ended.
-type Running struct {
-	VG      VGName
-	Command string
-	Since   time.Time
-}
-
-// Running lists the commands that hold a volume group, for health and metrics.
-func (c *Client) Running() []Running {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var out []Running
-	for vg, l := range c.locks {
-		l.mu.Lock()
-		if l.held != "" {
-			out = append(out, Running{vg, l.held, l.since})
-		}
-		l.mu.Unlock()
-	}
-	slices.SortFunc(out, func(a, b Running) int { return strings.Compare(a.VG.s, b.VG.s) })
-	return out
 }
 
 // devices is the argument that keeps a command to the group's own PVs.

@@ -94,6 +94,8 @@ const (
 	pollPools = 30 * time.Second
 	// closeAfter how long a volume that nobody uses stays active.
 	closeAfter = time.Minute
+	// tendTime is how long a pool is waited for that comes up or grows.
+	tendTime = lvm.StuckAfter + pollPools
 )
 
 // Run reconciles until ctx ends: at start, when other pools are wanted, when the
@@ -135,13 +137,20 @@ func (a *Agent) watchPools(ctx context.Context) {
 			<-wait.Done()
 		}
 		cancel()
-		if err := a.pools.Grow(ctx); err != nil && ctx.Err() == nil {
-			a.log.Error("grow pools", "error", err)
-		}
-		if err := a.pools.CloseIdle(ctx, closeAfter); err != nil && ctx.Err() == nil {
-			a.log.Error("close volumes that nobody uses", "error", err)
-		}
+		a.tendPools(ctx)
 		a.Touch()
+	}
+}
+
+// tendPools ends in time: an lvm command that hangs is left behind.
+func (a *Agent) tendPools(ctx context.Context) {
+	within, cancel := context.WithTimeout(ctx, tendTime)
+	defer cancel()
+	if err := a.pools.Grow(within); err != nil && ctx.Err() == nil {
+		a.log.Error("grow pools", "error", err)
+	}
+	if err := a.pools.CloseIdle(within, closeAfter); err != nil && ctx.Err() == nil {
+		a.log.Error("close volumes that nobody uses", "error", err)
 	}
 }
 
@@ -162,6 +171,9 @@ func (a *Agent) Reconcile(ctx context.Context) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name, r := range reports {
+		if errors.Is(r.err, pool.ErrPending) {
+			time.AfterFunc(pollPools, a.poke)
+		}
 		if old, known := a.reports[name]; !known || !r.equal(old) {
 			a.logReport(name, r)
 		}
@@ -201,9 +213,17 @@ func (a *Agent) reconcile(ctx context.Context, wanted []Wanted) map[string]repor
 			continue
 		}
 		blank, refused := a.vet(ctx, w, claims)
-		reports[w.Pool] = report{refused: refused, err: a.pools.Ensure(ctx, w.Profile.Spec(w.Pool), seen, blank)}
+		reports[w.Pool] = report{refused: refused, err: a.ensure(ctx, w, seen, blank)}
 	}
 	return reports
+}
+
+// ensure leaves behind an lvm command that hangs: the other pools have their turn, and
+// this one another soon.
+func (a *Agent) ensure(ctx context.Context, w Wanted, seen lvm.Report, blank []lvm.DevicePath) error {
+	ctx, cancel := context.WithTimeout(ctx, tendTime)
+	defer cancel()
+	return a.pools.Ensure(ctx, w.Profile.Spec(w.Pool), seen, blank)
 }
 
 // vet gives the disks that a pool may claim now.

@@ -146,6 +146,10 @@ func newClient(c config, udev *lvm.Udev, kernel lvm.Kernel, log *slog.Logger) (*
 			commands.Observe(cmd.Name, took, res.Exit)
 			log.Debug("lvm", "command", cmd.Name, "args", cmd.Args, "took", took, "exit", res.Exit)
 		},
+		Stuck: func(r lvm.Running) {
+			log.Warn("lvm does not end: what waits for it fails with Aborted; docs/operations.md says what to look for",
+				"command", r.Command, "vg", r.VG.String(), "after", lvm.StuckAfter.String())
+		},
 	})
 	return client, commands, nil
 }

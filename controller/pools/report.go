@@ -20,6 +20,7 @@ const (
 	reasonMissingDisk    = "MissingDisk"
 	reasonDegraded       = "Degraded"
 	reasonReadOnly       = "ReadOnly"
+	reasonStuck          = "Stuck"
 	reasonError          = "Error"
 	reasonUnknownProfile = "UnknownProfile"
 	reasonPending        = "Pending"  // status Unknown
@@ -29,7 +30,7 @@ const (
 // reasons are those of the healths in link.PoolStatus.
 var reasons = map[string]string{
 	"ok": reasonOk, "full": reasonFull, "missing-disk": reasonMissingDisk,
-	"degraded": reasonDegraded, "readonly": reasonReadOnly, "error": reasonError,
+	"degraded": reasonDegraded, "readonly": reasonReadOnly, "stuck": reasonStuck, "error": reasonError,
 }
 
 // report is what a condition shall say.

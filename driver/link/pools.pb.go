@@ -532,7 +532,7 @@ type PoolStatus struct {
 	MaxVolumeSize int64 `protobuf:"varint,14,opt,name=max_volume_size,json=maxVolumeSize,proto3" json:"max_volume_size,omitempty"`
 	Volumes       int32 `protobuf:"varint,15,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	Snapshots     int32 `protobuf:"varint,16,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
-	// health is ok, degraded, full, readonly, missing-disk or error; text says why.
+	// health is ok, degraded, full, readonly, stuck, missing-disk or error; text says why.
 	Health string `protobuf:"bytes,17,opt,name=health,proto3" json:"health,omitempty"`
 	Text   string `protobuf:"bytes,18,opt,name=text,proto3" json:"text,omitempty"`
 	// error says why what is wanted was not reached: a profile that does not

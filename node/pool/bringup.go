@@ -159,7 +159,8 @@ const (
 func (m *Manager) Grow(ctx context.Context) error {
 	var errs []error
 	for _, p := range m.snapshot() {
-		if p.spec.Mode == Thin && p.wanted {
+		// Behind a command that does not end, the other pools would wait too.
+		if _, stuck := m.lvm.Stuck(p.group.Name); p.spec.Mode == Thin && p.wanted && !stuck {
 			errs = append(errs, m.grow(ctx, p))
 		}
 	}

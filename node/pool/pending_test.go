@@ -3,9 +3,12 @@ package pool
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/lamina-csi/lamina/lvm"
 	"github.com/lamina-csi/lamina/lvm/lvmtest"
 )
 
@@ -51,4 +54,51 @@ func TestRepeatWhilePending(t *testing.T) {
 			})
 		})
 	}
+}
+
+// While an lvm command hangs its pool says so, what reads it goes on, and it is not
+// waited for where the pools are grown.
+func TestStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, spec(), "/dev/nvme0n1")
+		src := n.create(t, CreateVolume{Name: "src", Required: gib}).ID
+		hold := make(chan struct{})
+		n.host.OnStep(func(s lvmtest.Step) error {
+			if s.Call == "lvcreate" && s.Point == lvmtest.Before {
+				<-hold
+			}
+			return nil
+		})
+		made := make(chan error)
+		go func() {
+			_, err := n.CreateVolume(t.Context(), CreateVolume{Name: "a", Pool: "fast", Required: gib, FS: FSNew})
+			made <- err
+		}()
+		synctest.Wait()
+		since := time.Now().UTC().Format(time.RFC3339)
+		if s := n.Statuses()[0]; s.Health != HealthOK {
+			t.Errorf("at once: %+v", s)
+		}
+		time.Sleep(lvm.StuckAfter)
+		s := n.Statuses()[0]
+		if want := "lvcreate has been running since " + since; s.Health != HealthStuck || !strings.Contains(s.Text, want) {
+			t.Errorf("%s: %s, want %s: %s", s.Health, s.Text, HealthStuck, want)
+		}
+		if s.Volumes != 1 || s.Free == 0 {
+			t.Errorf("status %+v", s)
+		}
+		if _, err := n.GetVolume(src); err != nil {
+			t.Error(err)
+		}
+		if err := n.Grow(t.Context()); err != nil {
+			t.Error(err)
+		}
+		close(hold)
+		if err := <-made; err != nil {
+			t.Error(err)
+		}
+		if s := n.Statuses()[0]; s.Health != HealthOK || s.Volumes != 2 {
+			t.Errorf("after it ended: %+v", s)
+		}
+	})
 }

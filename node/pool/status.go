@@ -3,6 +3,7 @@ package pool
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/lamina-csi/lamina/lvm"
 )
@@ -15,6 +16,7 @@ const (
 	HealthOK          Health = "ok"
 	HealthDegraded    Health = "degraded"     // a leg of a raid is gone
 	HealthFull        Health = "full"         // no new volume is admitted
+	HealthStuck       Health = "stuck"        // an lvm command does not end: nothing else can be changed
 	HealthReadOnly    Health = "readonly"     // the thin pool takes no more writes to new blocks
 	HealthMissingDisk Health = "missing-disk" // a physical volume is not there
 	HealthError       Health = "error"
@@ -86,6 +88,9 @@ func (m *Manager) status(p *Pool) Status {
 		s.Health, s.Text = HealthMissingDisk, fmt.Sprintf("%d of %d disks are missing", missing, len(vg.PVs))
 	}
 	m.diskHealth(&s, vg)
+	if r, ok := m.lvm.Stuck(vg.Name); ok && (s.Health == HealthOK || s.Health == HealthFull) {
+		s.Health, s.Text = HealthStuck, fmt.Sprintf("%s has been running since %s and keeps all other changes waiting (docs/operations.md)", r.Command, r.Since.UTC().Format(time.RFC3339))
+	}
 	return s
 }
 
