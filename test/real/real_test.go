@@ -221,6 +221,13 @@ func TestKillLVM(t *testing.T) {
 	pass(t, boot(t, scenario, disks("KILL", 1, gib), os.Stdout))
 }
 
+// LVM and a disk that do not answer.
+func TestHang(t *testing.T) {
+	pass(t, boot(t, "hang", []vm.Disk{
+		{Serial: "FAST1", Size: 4 * gib, Unsafe: true}, {Serial: "SLOW1", Size: gib / 2, Unsafe: true}, {Serial: "OWN1", Size: gib / 2, Unsafe: true},
+	}, os.Stdout))
+}
+
 func TestMemory(t *testing.T) {
 	pass(t, boot(t, "idle", disks("MEM", 1, 8*gib), os.Stdout))
 }

@@ -29,6 +29,7 @@ func main() {
 		"idle":    idle,
 		"limits":  limits,
 		"hostile": hostile,
+		"hang":    hang,
 		"kill":    kill,
 		"killAll": kill,
 	}
