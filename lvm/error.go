@@ -81,6 +81,8 @@ var patterns = []struct {
 	// tools/lvcreate.c: "Snapshot origin LV %s not found in Volume group %s.",
 	// "Thin pool %s not found in Volume group %s."
 	{"not found in Volume group", ErrNotFound},
+	// lib/metadata/metadata.c, vg_read(): "Cannot change VG %s while PVs are missing."
+	{"while PVs are missing", ErrNotFound},
 	// lib/metadata/lv_manip.c, _lv_extend_layered_lv(), lv_extend():
 	// "Volume group \"%s\" has insufficient free space (%u extents): %u required."
 	{"insufficient free space", ErrNoSpace},

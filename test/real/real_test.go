@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,9 @@ func compile(t *testing.T, pkg string, command ...string) string {
 	args := append(command, "-trimpath", "-tags", "vm,grpcnotrace", "-o", out, "github.com/lamina-csi/lamina/"+pkg)
 	cmd := exec.Command("go", args...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if slices.Contains(command, "-race") {
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1") // the detector is in C
+	}
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd.Args, err, text)
 	}
@@ -93,13 +97,20 @@ func TestSanityThin(t *testing.T)  { sanity(t, "TestVMSanityThin") }
 func TestSanityThick(t *testing.T) { sanity(t, "TestVMSanityThick") }
 
 // boot starts a scenario of the guest program.
-func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer) *vm.Machine {
+func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer, modules ...string) *vm.Machine {
+	t.Helper()
+	return bootWith(t, build(t, "cmd/lamina-node"), scenario, disks, stdout, modules...)
+}
+
+// bootWith is boot with another lamina-node.
+func bootWith(t *testing.T, node, scenario string, disks []vm.Disk, stdout io.Writer, modules ...string) *vm.Machine {
 	t.Helper()
 	m, err := vm.Start(t.Context(), vm.Config{
 		Program: build(t, "test/real/guest"),
 		Args:    []string{scenario},
-		Files:   map[string]string{"/usr/local/bin/lamina-node": build(t, "cmd/lamina-node")},
+		Files:   map[string]string{"/usr/local/bin/lamina-node": node},
 		Disks:   disks,
+		Modules: modules,
 		Timeout: 20 * time.Minute,
 		Stdout:  stdout,
 		Stderr:  os.Stderr,
@@ -226,6 +237,20 @@ func TestHang(t *testing.T) {
 	pass(t, boot(t, "hang", []vm.Disk{
 		{Serial: "FAST1", Size: 4 * gib, Unsafe: true}, {Serial: "SLOW1", Size: gib / 2, Unsafe: true}, {Serial: "OWN1", Size: gib / 2, Unsafe: true},
 	}, os.Stdout))
+}
+
+// What a person does to pools and volumes by hand.
+func TestAdmin(t *testing.T) {
+	pass(t, boot(t, "admin", append(disks("ADM", 2, 2*gib), vm.Disk{Serial: "SPARE", Size: gib / 8, Unsafe: true}), os.Stdout, "dm_raid"))
+}
+
+// The disk STORM1 is the pool's, and SPARE too small to be taken for it.
+func TestStorm(t *testing.T) {
+	scenario, node := "storm", build(t, "cmd/lamina-node")
+	if *long {
+		scenario, node = "storms", compile(t, "cmd/lamina-node", "build", "-race")
+	}
+	pass(t, bootWith(t, node, scenario, append(disks("STORM", 1, 8*gib), vm.Disk{Serial: "SPARE", Size: gib / 8, Unsafe: true}), os.Stdout, "dm_mirror"))
 }
 
 func TestMemory(t *testing.T) {

@@ -68,26 +68,15 @@ func hang(ctx context.Context, a *agent.Agent) error {
 
 // encryptedGroup makes a volume group on LUKS, as an operating system does.
 func encryptedGroup() error {
-	serials, err := filepath.Glob("/sys/block/nvme*/device/serial")
+	disk, err := bySerial("OWN1")
 	if err != nil {
 		return err
 	}
-	for _, path := range serials {
-		serial, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		if strings.TrimSpace(string(serial)) != "OWN1" {
-			continue
-		}
-		disk := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(path)))
-		return errors.Join(
-			typed("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", disk),
-			typed("cryptsetup", "open", "--disable-keyring", "--key-file", "-", disk, ownDevice),
-			typed("lvm", "vgcreate", "own", "/dev/mapper/"+ownDevice),
-		)
-	}
-	return errors.New("no disk OWN1")
+	return errors.Join(
+		typed("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", disk),
+		typed("cryptsetup", "open", "--disable-keyring", "--key-file", "-", disk, ownDevice),
+		typed("lvm", "vgcreate", "own", "/dev/mapper/"+ownDevice),
+	)
 }
 
 // typed runs what a person types; the passphrase is for cryptsetup.

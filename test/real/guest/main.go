@@ -30,6 +30,9 @@ func main() {
 		"limits":  limits,
 		"hostile": hostile,
 		"hang":    hang,
+		"admin":   admin,
+		"storm":   shortStorm.storm,
+		"storms":  longStorm.storm,
 		"kill":    kill,
 		"killAll": kill,
 	}
