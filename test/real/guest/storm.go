@@ -57,6 +57,12 @@ func (n stormSize) storm(ctx context.Context, a *agent.Agent) error {
 	})); err != nil {
 		return err
 	}
+	// With its first volume LVM takes the pool down and up again, which a move of its
+	// metadata does not bear: docs/limits.md.
+	first, err := a.Create(ctx, "fast", "first", "ext4", 64<<20, nil)
+	if err != nil {
+		return err
+	}
 	stop, host := make(chan struct{}), make(chan error, 1)
 	go func() { host <- besideStorm(stop, home, spare) }()
 	var callers sync.WaitGroup
@@ -76,7 +82,7 @@ func (n stormSize) storm(ctx context.Context, a *agent.Agent) error {
 		return err
 	}
 	fmt.Println(s.calls.Load(), "calls,", s.repeated.Load(), "of them to be repeated")
-	return errors.Join(s.compare(), s.clear(), a.Stop())
+	return errors.Join(first.Delete(ctx), s.compare(), s.clear(), a.Stop())
 }
 
 type stormy struct {
