@@ -28,6 +28,8 @@ type Options struct {
 	Pools   string // text of the pools file; empty: the caller applies them
 	Node    string // node name; default node-1
 	LVM     string // the lvm program; default the system's
+
+	Userland string // whose programs are used; default the system's
 }
 
 // Agent is a running lamina-node.
@@ -91,6 +93,9 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 	}
 	if o.LVM != "" {
 		args = append(args, "--lvm", o.LVM)
+	}
+	if o.Userland != "" {
+		args = append(args, "--userland", o.Userland)
 	}
 	a := of(o.Dir)
 	a.cmd = exec.Command(o.Program, args...)

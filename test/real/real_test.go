@@ -105,7 +105,14 @@ func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer, modu
 // bootWith is boot with another lamina-node.
 func bootWith(t *testing.T, node, scenario string, disks []vm.Disk, stdout io.Writer, modules ...string) *vm.Machine {
 	t.Helper()
+	var console bytes.Buffer
+	t.Cleanup(func() { // the machine has ended
+		if t.Failed() {
+			t.Logf("the kernel said:\n%s", console.Bytes()[max(0, console.Len()-8<<10):])
+		}
+	})
 	m, err := vm.Start(t.Context(), vm.Config{
+		Console: &console,
 		Program: build(t, "test/real/guest"),
 		Args:    []string{scenario},
 		Files:   map[string]string{"/usr/local/bin/lamina-node": node},
@@ -237,6 +244,11 @@ func TestHang(t *testing.T) {
 	pass(t, boot(t, "hang", []vm.Disk{
 		{Serial: "FAST1", Size: 4 * gib, Unsafe: true}, {Serial: "SLOW1", Size: gib / 2, Unsafe: true}, {Serial: "OWN1", Size: gib / 2, Unsafe: true},
 	}, os.Stdout))
+}
+
+// The agent is killed before and after each program that it runs.
+func TestKillAgent(t *testing.T) {
+	pass(t, boot(t, "die", disks("DIE", 1, 4*gib), os.Stdout))
 }
 
 // What a person does to pools and volumes by hand.

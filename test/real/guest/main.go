@@ -29,12 +29,17 @@ func main() {
 		"idle":    idle,
 		"limits":  limits,
 		"hostile": hostile,
+		"die":     die,
 		"hang":    hang,
 		"admin":   admin,
 		"storm":   shortStorm.storm,
 		"storms":  longStorm.storm,
 		"kill":    kill,
 		"killAll": kill,
+	}
+	if isDying() {
+		fmt.Fprintln(os.Stderr, "dying program:", runDying())
+		os.Exit(1)
 	}
 	if os.Args[0] == killedLVM {
 		fmt.Fprintln(os.Stderr, "killed lvm:", runLVM())
