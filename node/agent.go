@@ -92,6 +92,9 @@ func (a *Agent) poke() {
 const (
 	resync    = 10 * time.Minute
 	pollPools = 30 * time.Second
+	// pausePools is the least time between two looks: an lvm command sends several
+	// events, and the group's metadata would be parsed anew after each.
+	pausePools = 500 * time.Millisecond
 	// closeAfter how long a volume that nobody uses stays active.
 	closeAfter = time.Minute
 	// tendTime is how long a pool is waited for that comes up or grows.
@@ -143,6 +146,10 @@ func (a *Agent) watchPools(ctx context.Context) {
 			a.poke()
 		}
 		a.Touch()
+		select {
+		case <-ctx.Done():
+		case <-time.After(pausePools):
+		}
 	}
 }
 

@@ -160,7 +160,7 @@ func TestWatchPoolsWithoutEvents(t *testing.T) {
 		a, _, h := newTestAgent(t, "pools: {}")
 		kernel := &eventless{Host: h}
 		a.dm = kernel
-		ctx, cancel := context.WithTimeout(t.Context(), 10*pollPools+time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*(pollPools+pausePools)+time.Second)
 		defer cancel()
 		a.watchPools(ctx)
 		if kernel.asked != 11 {
