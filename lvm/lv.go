@@ -262,12 +262,28 @@ func (c *Client) ReloadThin(g Group, name LVName) error {
 	}
 	if want := uint64(lv.Size / sectorSize); table[0].Length < want {
 		table[0].Length = want
-		if err := c.kernel.Load(dm, table, lv.ReadOnly); err != nil {
+		if err := c.loadThin(g.Name, lv, table); err != nil {
 			return err
 		}
 		return c.kernel.Resume(dm)
 	}
 	return nil
+}
+
+// loadThin loads a thin device's table. The kernel refuses that while the pool is
+// suspended (drivers/md/dm-thin.c, thin_ctr()), as somebody else's lvm command has it
+// for moments.
+func (c *Client) loadThin(vg VGName, lv *LV, table []Target) error {
+	dm := DMName(vg, lv.Name, "")
+	err := c.kernel.Load(dm, table, lv.ReadOnly)
+	if !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	pool := DMName(vg, lv.Thin.Pool, "tpool")
+	if info, perr := c.kernel.Info(pool); perr == nil && info.Suspended {
+		return fmt.Errorf("%w: %w: %s is suspended by another lvm command", ErrPending, err, pool)
+	}
+	return c.kernel.Load(dm, table, lv.ReadOnly) // it was suspended a moment ago, or EINVAL means something else
 }
 
 // LVChangeTags adds and removes tags of a volume in one commit.

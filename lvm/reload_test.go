@@ -1,7 +1,10 @@
 package lvm_test
 
 import (
+	"errors"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lamina-csi/lamina/lvm"
 	"github.com/lamina-csi/lamina/lvm/lvmtest"
@@ -14,8 +17,62 @@ func (noTable) Table(string) ([]lvm.Target, error) { return nil, nil }
 
 func TestReloadThinWithoutTable(t *testing.T) {
 	h := lvmtest.New()
+	c, g, thin := oneThin(t, h, noTable{h})
+	if err := c.ReloadThin(g, thin); err != nil {
+		t.Error(err)
+	}
+}
+
+// poolSuspended is a host whose thin pool is suspended for some loads: the kernel loads
+// no table of a thin volume then.
+type poolSuspended struct {
+	*lvmtest.Host
+	loads int  // that are refused yet
+	still bool // when it is looked at
+}
+
+func (p *poolSuspended) Load(name string, table []lvm.Target, readOnly bool) error {
+	if p.loads--; p.loads >= 0 {
+		return unix.EINVAL
+	}
+	return p.Host.Load(name, table, readOnly)
+}
+
+func (p *poolSuspended) Info(name string) (lvm.DeviceInfo, error) {
+	info, err := p.Host.Info(name)
+	info.Suspended = info.Suspended || p.still && name == "vg-pool-tpool"
+	return info, err
+}
+
+// Beside somebody else's lvm command an expansion is asked for again.
+func TestExtendWhilePoolIsSuspended(t *testing.T) {
+	for _, test := range []struct {
+		loads int
+		still bool
+		want  error
+	}{{1, true, lvm.ErrPending}, {1, false, nil}, {2, false, unix.EINVAL}} {
+		h := lvmtest.New()
+		k := &poolSuspended{Host: h, loads: test.loads, still: test.still}
+		c, g, thin := oneThin(t, h, k)
+		if err := c.LVExtendThin(t.Context(), g, thin, 128<<20); !errors.Is(err, test.want) {
+			t.Errorf("%+v: %v", test, err)
+		}
+		k.loads, k.still = 0, false
+		if err := c.ReloadThin(g, thin); err != nil {
+			t.Error(err)
+		}
+		table, err := h.Table("vg-thin")
+		if err != nil || table[0].Length != 128<<20/512 {
+			t.Errorf("%+v: table %+v, %v", test, table, err)
+		}
+	}
+}
+
+// oneThin makes an active thin volume of 64 MiB in a pool of its own.
+func oneThin(t *testing.T, h *lvmtest.Host, k lvm.Kernel) (*lvm.Client, lvm.Group, lvm.LVName) {
+	t.Helper()
 	h.AddDisk("/dev/nvme0n1", 1<<30)
-	c := lvm.New(h, noTable{h}, lvm.Options{})
+	c := lvm.New(h, k, lvm.Options{})
 	dev, err1 := lvm.ParseDevicePath("/dev/nvme0n1")
 	vg, err2 := lvm.ParseVGName("vg")
 	pool, err3 := lvm.ParseLVName("pool")
@@ -30,11 +87,11 @@ func TestReloadThinWithoutTable(t *testing.T) {
 		c.VGCreate(t.Context(), lvm.VGCreate{Group: g, MetadataSize: 1 << 20}),
 		c.LVCreateThinPool(t.Context(), lvm.ThinPoolCreate{NewLV: lvm.NewLV{Group: g, Name: pool}, Size: 256 << 20, MetadataSize: 32 << 20, ChunkSize: 64 << 10}),
 		c.LVCreateThin(t.Context(), lvm.NewLV{Group: g, Name: thin}, pool, 64<<20),
-		c.ReloadThin(g, thin),
 	}
 	for i, err := range steps {
 		if err != nil {
-			t.Errorf("step %d: %v", i, err)
+			t.Fatalf("step %d: %v", i, err)
 		}
 	}
+	return c, g, thin
 }
