@@ -2,6 +2,7 @@ package lvm
 
 import (
 	"bytes"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -67,8 +68,17 @@ func FuzzParseMetadata(f *testing.F) {
 	for _, text := range metadataSeeds(f) {
 		f.Add(text)
 	}
+	var known volumeTexts
 	f.Fuzz(func(t *testing.T, text []byte) {
-		vg, err := parseMetadata(RawMetadata{Text: text, AreaSize: 1 << 20})
+		raw := RawMetadata{Text: text, AreaSize: 1 << 20}
+		vg, err := parseMetadata(raw)
+		// What is known of another text, or of this one, makes no difference.
+		for range 2 {
+			again, aerr := known.parse(raw)
+			if (err == nil) != (aerr == nil) || !reflect.DeepEqual(vg, again) {
+				t.Errorf("%+v (%v), and with what was known %+v (%v)", vg, err, again, aerr)
+			}
+		}
 		if err != nil {
 			return
 		}

@@ -270,20 +270,15 @@ func (c *Client) ReloadThin(g Group, name LVName) error {
 	return nil
 }
 
-// loadThin loads a thin device's table. The kernel refuses that while the pool is
-// suspended (drivers/md/dm-thin.c, thin_ctr()), as somebody else's lvm command has it
-// for moments.
+// loadThin loads a thin device's table. The kernel refuses that while the pool is being
+// suspended, or is (drivers/md/dm-thin.c, thin_ctr()), as somebody else's lvm command
+// has it for moments; what it shows of the pool does not tell the first.
 func (c *Client) loadThin(vg VGName, lv *LV, table []Target) error {
-	dm := DMName(vg, lv.Name, "")
-	err := c.kernel.Load(dm, table, lv.ReadOnly)
-	if !errors.Is(err, syscall.EINVAL) {
-		return err
+	err := c.kernel.Load(DMName(vg, lv.Name, ""), table, lv.ReadOnly)
+	if errors.Is(err, syscall.EINVAL) {
+		return fmt.Errorf("%w: %w: another lvm command may have the thin pool suspended", ErrPending, err)
 	}
-	pool := DMName(vg, lv.Thin.Pool, "tpool")
-	if info, perr := c.kernel.Info(pool); perr == nil && info.Suspended {
-		return fmt.Errorf("%w: %w: %s is suspended by another lvm command", ErrPending, err, pool)
-	}
-	return c.kernel.Load(dm, table, lv.ReadOnly) // it was suspended a moment ago, or EINVAL means something else
+	return err
 }
 
 // LVChangeTags adds and removes tags of a volume in one commit.

@@ -2,6 +2,7 @@ package lvm
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,9 +82,16 @@ func (vg *VG) LV(name LVName) (*LV, bool) {
 // parseMetadata reads the text that LVM writes to a physical volume
 // (lib/format_text/export.c).
 func parseMetadata(raw RawMetadata) (*VG, error) {
-	root, err := parseText(string(raw.Text))
+	return new(volumeTexts).parse(raw)
+}
+
+// parse is parseMetadata, with what is known from the text before.
+func (t *volumeTexts) parse(raw RawMetadata) (*VG, error) {
+	t.next = map[string]*volumeText{}
+	p := &textParser{text: string(raw.Text), volumes: t}
+	root, err := p.section(0, "")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("LVM text, byte %d: %w", p.pos, err)
 	}
 	var groups []string
 	for key := range root {
@@ -94,6 +102,11 @@ func parseMetadata(raw RawMetadata) (*VG, error) {
 	if len(groups) != 1 {
 		return nil, fmt.Errorf("metadata text: %w: it holds %d volume groups", ErrInvalid, len(groups))
 	}
+	extent := root.sub(groups[0]).num("extent_size")
+	if extent != t.extent && len(t.known) > 0 {
+		*t = volumeTexts{}
+		return t.parse(raw)
+	}
 	vg, err := parseVG(groups[0], root.sub(groups[0]))
 	if err != nil {
 		return nil, err
@@ -102,6 +115,7 @@ func parseMetadata(raw RawMetadata) (*VG, error) {
 	// Two copies must fit: half of the area less the header is usable
 	// (vg_mda_free, lib/metadata/metadata.c).
 	vg.MetadataFree = max(0, (raw.AreaSize-mdaHeaderSize)/2-int64(raw.Generation.Size))
+	t.extent, t.known, t.next = extent, t.next, nil
 	return vg, nil
 }
 
@@ -123,9 +137,25 @@ func parseVG(name string, s section) (*VG, error) {
 	if vg.Tags, err = parseTags(s); err != nil {
 		return nil, fmt.Errorf("volume group %s: %w", name, err)
 	}
-	free := freeExtents(s)
-	for key := range s.sub("physical_volumes") {
-		pv := s.sub("physical_volumes").sub(key)
+	used := map[string]int64{} // extents, by PV
+	lvs := s.sub("logical_volumes")
+	for _, key := range slices.Sorted(maps.Keys(lvs)) {
+		v, ok := lvs[key].(*volumeText)
+		if !ok {
+			return nil, fmt.Errorf("volume group %s: logical volume %s: %w: it is no section", name, quote(key), ErrInvalid)
+		}
+		lv, err := v.read(key, vg.ExtentSize)
+		if err != nil {
+			return nil, fmt.Errorf("volume group %s: %w", name, err)
+		}
+		vg.LVs = append(vg.LVs, lv)
+		for pv, n := range v.used {
+			used[pv] += n
+		}
+	}
+	pvs := s.sub("physical_volumes")
+	for _, key := range slices.Sorted(maps.Keys(pvs)) {
+		pv := pvs.sub(key)
 		tags, err := parseTags(pv)
 		if err != nil {
 			return nil, fmt.Errorf("volume group %s, %s: %w", name, key, err)
@@ -134,28 +164,23 @@ func parseVG(name string, s section) (*VG, error) {
 		if err != nil {
 			return nil, fmt.Errorf("volume group %s, %s: %w", name, key, err)
 		}
-		vg.PVs = append(vg.PVs, PV{
+		p := PV{
 			UUID:        pv.str("id"),
 			Device:      pv.str("device"),
 			Size:        size,
-			Free:        min(max(0, free[key])*vg.ExtentSize, size),
 			Missing:     contains(pv.strs("flags"), "MISSING"),
 			Allocatable: contains(pv.strs("status"), "ALLOCATABLE"),
 			Tags:        tags,
-		})
-	}
-	for key := range s.sub("logical_volumes") {
-		lv, err := parseLV(key, s.sub("logical_volumes").sub(key), vg.ExtentSize)
-		if err != nil {
-			return nil, fmt.Errorf("volume group %s: %w", name, err)
 		}
-		vg.LVs = append(vg.LVs, lv)
+		if p.Allocatable && !p.Missing {
+			p.Free = min(max(0, pv.num("pe_count")-used[key])*vg.ExtentSize, size)
+		}
+		vg.PVs = append(vg.PVs, p)
 	}
 	if err := vg.checkSums(); err != nil {
 		return nil, fmt.Errorf("volume group %s: %w", name, err)
 	}
-	slices.SortFunc(vg.PVs, func(a, b PV) int { return strings.Compare(a.UUID, b.UUID) })
-	slices.SortFunc(vg.LVs, func(a, b LV) int { return strings.Compare(a.Name.s, b.Name.s) })
+	slices.SortStableFunc(vg.PVs, func(a, b PV) int { return strings.Compare(a.UUID, b.UUID) })
 	return vg, nil
 }
 
@@ -190,33 +215,28 @@ func (vg *VG) checkSums() error {
 	return nil
 }
 
-// freeExtents counts what is left on each PV that is present. The text does not
-// say it. Only striped segments (linear ones are striped over one)
-// lie on PVs; every other type lies on hidden LVs that have such segments.
-func freeExtents(s section) map[string]int64 {
-	free := map[string]int64{}
-	for key := range s.sub("physical_volumes") {
-		pv := s.sub("physical_volumes").sub(key)
-		if contains(pv.strs("status"), "ALLOCATABLE") && !contains(pv.strs("flags"), "MISSING") {
-			free[key] = pv.num("pe_count")
+// usedExtents counts what a logical volume takes of each PV. Only striped segments
+// (linear ones are striped over one) lie on PVs; every other type lies on hidden LVs
+// that have such segments.
+func usedExtents(lv section) map[string]int64 {
+	var used map[string]int64
+	for n := int64(1); n <= lv.num("segment_count"); n++ {
+		seg := lv.sub("segment" + strconv.FormatInt(n, 10))
+		if seg == nil {
+			break // the count may be any number
+		}
+		stripes := seg.strs("stripes")
+		for _, pv := range stripes {
+			if seg.str("type") != "striped" {
+				break
+			}
+			if used == nil {
+				used = map[string]int64{}
+			}
+			used[pv] += seg.num("extent_count") / int64(len(stripes))
 		}
 	}
-	for name := range s.sub("logical_volumes") {
-		lv := s.sub("logical_volumes").sub(name)
-		for n := int64(1); n <= lv.num("segment_count"); n++ {
-			seg := lv.sub("segment" + strconv.FormatInt(n, 10))
-			if seg == nil {
-				break // parseLV reports it; the count may be any number
-			}
-			stripes := seg.strs("stripes")
-			for _, pv := range stripes {
-				if _, present := free[pv]; present && seg.str("type") == "striped" {
-					free[pv] -= seg.num("extent_count") / int64(len(stripes))
-				}
-			}
-		}
-	}
-	return free
+	return used
 }
 
 // Free is the sum of what is free on the group's physical volumes, in bytes.

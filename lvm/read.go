@@ -13,6 +13,7 @@ type cached struct {
 	token      chan struct{}
 	generation Generation
 	vg         *VG
+	volumes    volumeTexts
 	reading    time.Time // since when, zero: it is not read; with Client.mu
 }
 
@@ -93,7 +94,7 @@ func (c *Client) refresh(dev DevicePath, have *cached) error {
 	if err != nil || raw.Text == nil {
 		return err
 	}
-	vg, err := parseMetadata(raw)
+	vg, err := have.volumes.parse(raw)
 	if err != nil {
 		return fmt.Errorf("%s: %w", dev, err)
 	}

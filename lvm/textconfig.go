@@ -26,7 +26,7 @@ const (
 // parseText reads LVM's configuration text.
 func parseText(text string) (section, error) {
 	p := &textParser{text: text}
-	s, err := p.section(0)
+	s, err := p.section(0, "")
 	if err != nil {
 		return nil, fmt.Errorf("LVM text, byte %d: %w", p.pos, err)
 	}
@@ -37,6 +37,9 @@ type textParser struct {
 	text  string
 	pos   int
 	nodes int
+	// volumes, if not nil, is told of each logical volume's section, of which it knows
+	// many from the text before.
+	volumes *volumeTexts
 }
 
 // count counts a value, a section or an element of a list.
@@ -47,7 +50,8 @@ func (p *textParser) count() error {
 	return nil
 }
 
-func (p *textParser) section(depth int) (section, error) {
+// section reads what is between two braces, or all of the text; name is its key.
+func (p *textParser) section(depth int, name string) (section, error) {
 	if depth > maxDepth {
 		return nil, fmt.Errorf("nested deeper than %d", maxDepth)
 	}
@@ -77,7 +81,13 @@ func (p *textParser) section(depth int) (section, error) {
 		p.space()
 		switch {
 		case p.eat('{'):
-			sub, err := p.section(depth + 1)
+			var sub any
+			var err error
+			if p.volumes != nil && depth == 2 && name == "logical_volumes" {
+				sub, err = p.volume()
+			} else {
+				sub, err = p.section(depth+1, key)
+			}
 			if err != nil {
 				return nil, err
 			}
