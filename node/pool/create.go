@@ -136,7 +136,7 @@ func (m *Manager) createEmpty(ctx context.Context, p *Pool, lv lvm.LVName, req C
 		err = m.lvm.LVCreateThin(ctx, n, thinPoolLV, size)
 	}
 	if err != nil {
-		return Volume{}, wrap(err, "create %s/%s", p.group.Name, lv)
+		return Volume{}, wrap(p.full(err), "create %s/%s", p.group.Name, lv)
 	}
 	release()
 	f, err := m.findByLV(lv)
@@ -196,7 +196,7 @@ func (m *Manager) createFrom(ctx context.Context, p *Pool, lv lvm.LVName, req Cr
 		return Volume{}, err
 	}
 	if err := m.lvm.LVCreateSnapshot(ctx, lvm.LVSnapshot{NewLV: n, Origin: src.lv.Name}); err != nil {
-		return Volume{}, wrap(err, "create %s/%s from %s", p.group.Name, lv, src.lv.Name)
+		return Volume{}, wrap(p.full(err), "create %s/%s from %s", p.group.Name, lv, src.lv.Name)
 	}
 	f, err := m.findByLV(lv)
 	if err != nil {

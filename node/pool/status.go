@@ -125,9 +125,9 @@ func (m *Manager) thinStatus(s *Status, vg *lvm.VG) {
 	case st.Mode == lvm.PoolFailed || st.NeedsCheck:
 		s.Health, s.Text = HealthError, "the thin pool has failed and needs a repair (docs/operations.md)"
 	case st.Mode == lvm.PoolOutOfSpace:
-		s.Health, s.Text = HealthFull, "the thin pool has no free block: writes to new blocks wait, then fail; add a disk or delete volumes"
+		s.Health, s.Text = HealthFull, whyFull(st)
 	case st.Mode != lvm.PoolReadWrite:
-		s.Health, s.Text = HealthReadOnly, fmt.Sprintf("the thin pool is in mode %s; is its metadata full?", st.Mode)
+		s.Health, s.Text = HealthReadOnly, whyFull(st)
 	}
 }
 
