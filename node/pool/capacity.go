@@ -69,6 +69,9 @@ func (m *Manager) room(p *Pool) (room, error) {
 	if vg.MetadataFree*100 < vg.MetadataSize/2*textMetadataFree {
 		r.refusal = fmt.Errorf("%w: less than %d%% of volume group %s's metadata area is free: delete volumes or snapshots", ErrNoSpace, textMetadataFree, vg.Name)
 	}
+	if err := p.group.Copied(); err != nil {
+		r.refusal = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	// LVM changes no group of which it cannot see every disk.
 	if missing := len(vg.PVs) - len(p.group.Devices); missing > 0 {
 		r.refusal = fmt.Errorf("%w: %d disks of volume group %s are missing", ErrUnavailable, missing, vg.Name)

@@ -182,15 +182,19 @@ func (m *Manager) lockSource(ctx context.Context, id ID, kind string) (f found, 
 	return f, unlock, nil
 }
 
-// findByLV looks for an LV name in every pool: a CSI name is unique on a node.
-// A pool that cannot be read is an error: the name might be there.
-func (m *Manager) findByLV(name lvm.LVName) (found, error) {
+// findByLV looks for an LV name in every pool: a CSI name is unique on a node. The group
+// that the call is about must be read: the name might be there. Another one that cannot
+// be, because its disk is gone, is passed over, or one pool's fault would stop all.
+func (m *Manager) findByLV(name lvm.LVName, in string) (found, error) {
 	pools, err := m.known()
 	if err != nil {
 		return found{}, err
 	}
 	for _, p := range pools {
 		vg, err := m.readVG(p)
+		if err != nil && in != "" && p.uuid != in {
+			continue
+		}
 		if err != nil {
 			return found{}, fmt.Errorf("look for %s: %w", name, err)
 		}

@@ -33,7 +33,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, name string, source ID) (S
 		return Snapshot{}, err
 	}
 	defer unlock()
-	have, err := m.findByLV(lv)
+	have, err := m.findByLV(lv, source.VG)
 	if !errors.Is(err, ErrNotFound) {
 		return sameSnapshot(have, err, name, source)
 	}
@@ -49,7 +49,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, name string, source ID) (S
 	if err := m.createSnapshotLV(ctx, src, lv, tags); err != nil && !errors.Is(err, lvm.ErrExists) {
 		return Snapshot{}, err
 	}
-	have, err = m.findByLV(lv)
+	have, err = m.findByLV(lv, source.VG)
 	return sameSnapshot(have, err, name, source)
 }
 

@@ -86,6 +86,9 @@ func (m *Manager) status(p *Pool) Status {
 		s.Health, s.Text = HealthMissingDisk, fmt.Sprintf("%d of %d disks are missing", missing, len(vg.PVs))
 	}
 	m.diskHealth(&s, vg)
+	if err := p.group.Copied(); err != nil {
+		s.Health, s.Text = HealthError, err.Error()
+	}
 	return s
 }
 
