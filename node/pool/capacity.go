@@ -87,6 +87,12 @@ func (m *Manager) room(p *Pool) (room, error) {
 		return room{}, fmt.Errorf("room in pool %s: %w: volume group %s has no thin pool %s", p.spec.Name, ErrUnavailable, vg.Name, thinPoolLV)
 	}
 	st, err := m.poolStatus(vg)
+	switch {
+	case err != nil && r.refusal != nil:
+		return r, nil // it is inactive for the same reason
+	case errors.Is(err, lvm.ErrNotFound):
+		err = errInactive
+	}
 	if err != nil {
 		return room{}, wrap(err, "room in pool %s", p.spec.Name)
 	}

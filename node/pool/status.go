@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -92,6 +93,9 @@ func (m *Manager) status(p *Pool) Status {
 	return s
 }
 
+// errInactive: what kept the agent from activating the pool stands beside it in the condition.
+var errInactive = fmt.Errorf("%w: the thin pool is not active", ErrUnavailable)
+
 // poolStatus asks the kernel about a group's thin pool. Its device goes by the
 // group's name, which another group, on a disk that came from elsewhere, may have
 // too: the UUID says whose it is.
@@ -118,6 +122,9 @@ func (m *Manager) thinStatus(s *Status, vg *lvm.VG) {
 		return
 	}
 	st, err := m.poolStatus(vg)
+	if errors.Is(err, lvm.ErrNotFound) {
+		err = errInactive
+	}
 	if err != nil {
 		s.Health, s.Text = HealthError, err.Error()
 		return
