@@ -93,17 +93,21 @@ func TestSanityThin(t *testing.T)  { sanity(t, "TestVMSanityThin") }
 func TestSanityThick(t *testing.T) { sanity(t, "TestVMSanityThick") }
 
 // boot starts a scenario of the guest program.
-func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer) *vm.Machine {
+func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer, args ...string) *vm.Machine {
 	t.Helper()
-	m, err := vm.Start(t.Context(), vm.Config{
-		Program: build(t, "test/real/guest"),
-		Args:    []string{scenario},
-		Files:   map[string]string{"/usr/local/bin/lamina-node": build(t, "cmd/lamina-node")},
-		Disks:   disks,
-		Timeout: 20 * time.Minute,
-		Stdout:  stdout,
-		Stderr:  os.Stderr,
+	return bootConfig(t, vm.Config{
+		Args:   append([]string{scenario}, args...),
+		Disks:  disks,
+		Stdout: stdout,
 	})
+}
+
+// bootConfig adds the guest program and the agent to a machine.
+func bootConfig(t *testing.T, cfg vm.Config) *vm.Machine {
+	t.Helper()
+	cfg.Program, cfg.Timeout, cfg.Stderr = build(t, "test/real/guest"), 20*time.Minute, os.Stderr
+	cfg.Files = map[string]string{"/usr/local/bin/lamina-node": build(t, "cmd/lamina-node"), "/operations.md": "../../docs/operations.md"}
+	m, err := vm.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
