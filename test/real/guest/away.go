@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/lamina-csi/lamina/test/agent"
@@ -105,7 +104,7 @@ func pulled(ctx context.Context) error {
 	if err := errors.Join(f.awaitHealth("error", ""), f.refused(""), f.others(), f.unmount(), host("insert FAST1"), awaitDisk("FAST1")); err != nil {
 		return err
 	}
-	return errors.Join(f.Stop(), typeRunbook("### A disk was away and is back", strings.NewReplacer()), f.start(), f.back())
+	return errors.Join(f.Stop(), typeRunbook("### A disk was away and is back"), f.start(), f.back())
 }
 
 // failing waits until writes to the volumes fail.

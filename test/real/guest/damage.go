@@ -50,7 +50,7 @@ func damaged(ctx context.Context) error {
 	if err := f.Stop(); err != nil {
 		return err
 	}
-	if err := typeRunbook("## A thin pool does not activate, or has failed", strings.NewReplacer()); err != nil {
+	if err := typeRunbook("## A thin pool does not activate, or has failed"); err != nil {
 		return err
 	}
 	if err := errors.Join(f.start(), f.back()); err != nil {

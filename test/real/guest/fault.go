@@ -185,8 +185,8 @@ func host(what string) error {
 }
 
 // typeRunbook runs the commands that docs/operations.md shows below a heading, as they
-// stand there; the replacer puts this machine's disks in.
-func typeRunbook(heading string, devices *strings.Replacer) error {
+// stand there.
+func typeRunbook(heading string) error {
 	text, err := os.ReadFile(runbook)
 	if err != nil {
 		return err
@@ -200,7 +200,7 @@ func typeRunbook(heading string, devices *strings.Replacer) error {
 	env := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "LVM_SYSTEM_DIR=") })
 	for line := range strings.Lines(block) {
 		command, _, _ := strings.Cut(line, "#")
-		words := strings.Fields(devices.Replace(command))
+		words := strings.Fields(command)
 		if len(words) == 2 && words[0] == "export" {
 			env = append(env, words[1])
 			continue

@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"errors"
-	"strings"
+	"slices"
+
+	"github.com/lamina-csi/lamina/driver/link"
 )
 
 // leg: a disk of a raid1 pool is pulled, another one takes its place.
@@ -33,8 +35,13 @@ func leg(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := f.AwaitPool(ctx, "extended", func(s *link.PoolStatus) bool {
+		return s.GetName() == "fast" && slices.Contains(s.GetDisks(), fresh)
+	}); err != nil {
+		return err
+	}
 	// The volumes stay in use all the time.
-	if err := errors.Join(f.Stop(), typeRunbook("### A disk of a raid pool is replaced", strings.NewReplacer("/dev/nvme2n1", fresh)), f.start()); err != nil {
+	if err := errors.Join(f.Stop(), typeRunbook("### A disk of a raid pool is replaced"), f.start()); err != nil {
 		return err
 	}
 	return errors.Join(f.awaitHealth("ok", ""), f.write(), f.unmount(), f.back())
@@ -52,5 +59,5 @@ func ioErrors(ctx context.Context) error {
 	if err := errors.Join(f.awaitHealth("error", ""), f.refused(""), f.others(), f.unmount(), host("heal FAST1")); err != nil {
 		return err
 	}
-	return errors.Join(f.Stop(), typeRunbook("### A disk was away and is back", strings.NewReplacer()), f.start(), f.back())
+	return errors.Join(f.Stop(), typeRunbook("### A disk was away and is back"), f.start(), f.back())
 }
