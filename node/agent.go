@@ -141,6 +141,7 @@ func (a *Agent) watchPools(ctx context.Context) {
 		if err := a.pools.CloseIdle(ctx, closeAfter); err != nil && ctx.Err() == nil {
 			a.log.Error("close volumes that nobody uses", "error", err)
 		}
+		a.pools.Probe()
 		a.Touch()
 	}
 }

@@ -207,6 +207,20 @@ func (h *Host) ReadMetadata(dev lvm.DevicePath, known lvm.Generation) (lvm.RawMe
 	return raw, nil
 }
 
+// Probe implements lvm.Kernel.
+func (h *Host) Probe(dev lvm.DevicePath) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d := h.disks[dev.String()]
+	switch {
+	case d == nil || d.missing:
+		return fmt.Errorf("open %s: %w", dev, lvm.ErrNotFound)
+	case d.failing:
+		return fmt.Errorf("read %s: %w", dev, syscall.EIO)
+	}
+	return nil
+}
+
 // Flush implements lvm.Kernel.
 func (h *Host) Flush(dev lvm.DevicePath) error {
 	return h.mutate("flush", func() error {

@@ -69,6 +69,9 @@ func (m *Manager) room(p *Pool) (room, error) {
 	if vg.MetadataFree*100 < vg.MetadataSize/2*textMetadataFree {
 		r.refusal = fmt.Errorf("%w: less than %d%% of volume group %s's metadata area is free: delete volumes or snapshots", ErrNoSpace, textMetadataFree, vg.Name)
 	}
+	if err := m.diskFault(p); err != nil && !p.spec.raid() {
+		r.refusal = err
+	}
 	if err := p.group.Copied(); err != nil {
 		r.refusal = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}

@@ -23,12 +23,13 @@ type Manager struct {
 	pools  map[string]*Pool         // by VG UUID
 	held   map[lvm.LVName]*heldPart // by the name of the group
 	idle   map[ID]time.Time         // volumes that were released, and when
+	probes map[lvm.DevicePath]*probe
 }
 
 // NewManager makes a Manager that knows no pool yet; see [Manager.Ensure].
 // holder may be nil: then only volumes that nobody uses are snapshotted together.
 func NewManager(c *lvm.Client, holder Holder) *Manager {
-	m := &Manager{lvm: c, dm: c.Kernel(), holder: holder, pools: map[string]*Pool{}, held: map[lvm.LVName]*heldPart{}, idle: map[ID]time.Time{}}
+	m := &Manager{lvm: c, dm: c.Kernel(), holder: holder, pools: map[string]*Pool{}, held: map[lvm.LVName]*heldPart{}, idle: map[ID]time.Time{}, probes: map[lvm.DevicePath]*probe{}}
 	c.OnFailure(m.mendGroup)
 	return m
 }

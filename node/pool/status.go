@@ -87,6 +87,11 @@ func (m *Manager) status(p *Pool) Status {
 		s.Health, s.Text = HealthMissingDisk, fmt.Sprintf("%d of %d disks are missing", missing, len(vg.PVs))
 	}
 	m.diskHealth(&s, vg)
+	if err := m.diskFault(p); err != nil && p.spec.raid() && s.Health == HealthOK {
+		s.Health, s.Text = HealthDegraded, err.Error()
+	} else if err != nil && !p.spec.raid() {
+		s.Health, s.Text = HealthError, err.Error()
+	}
 	if err := p.group.Copied(); err != nil {
 		s.Health, s.Text = HealthError, err.Error()
 	}

@@ -36,6 +36,7 @@ func TestDiskFaults(t *testing.T) {
 		d[3].Out = true
 		faults(t, "leg", d, "dm_raid")
 	})
+	t.Run("errors", func(t *testing.T) { faults(t, "errors", fastDisks(t, 1)) })
 }
 
 // fastDisks are those of the pool "fast", and one of the pool "other".

@@ -56,7 +56,7 @@ func ioErrors(ctx context.Context) error {
 	if err := errors.Join(f.fill(), host("fail FAST1"), f.failing()); err != nil {
 		return err
 	}
-	if err := errors.Join(f.awaitHealth("error", ""), f.refused(""), f.others(), f.unmount(), host("heal FAST1")); err != nil {
+	if err := errors.Join(f.awaitHealth("error", "cannot be read"), f.refused("cannot be read"), f.others(), f.unmount(), host("heal FAST1")); err != nil {
 		return err
 	}
 	return errors.Join(f.Stop(), typeRunbook("### A disk was away and is back"), f.start(), f.back())
