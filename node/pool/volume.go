@@ -82,7 +82,7 @@ func (m *Manager) remove(ctx context.Context, id ID, kind string) error {
 // "delete", drivers/md/dm-thin-metadata.c), and activating one to discard it would
 // be an lvm command more (docs/limits.md, "What stays on the disk").
 func (m *Manager) removeLV(ctx context.Context, f found) error {
-	if err := m.takesMessages(f); err != nil {
+	if err := m.deletable(f); err != nil {
 		return fmt.Errorf("delete %s: %w", f.id(), err)
 	}
 	info, err := m.device(f)
@@ -108,9 +108,13 @@ func (m *Manager) removeLV(ctx context.Context, f found) error {
 	return wrap(err, "delete %s", f.id())
 }
 
-// takesMessages refuses a deletion that the kernel would refuse once LVM has written it
-// down: a thin pool without metadata, or one that has failed, takes no messages.
-func (m *Manager) takesMessages(f found) error {
+// deletable refuses a deletion before anything is discarded that LVM would refuse, or the
+// kernel once LVM has written it down: a thin pool without metadata, or one that has
+// failed, takes no messages.
+func (m *Manager) deletable(f found) error {
+	if err := f.group().Copied(); err != nil {
+		return fmt.Errorf("pool %s: %w: %w", f.pool.spec.Name, ErrUnavailable, err)
+	}
 	if f.lv.Thin == nil {
 		return nil
 	}

@@ -112,11 +112,16 @@ func (f *faults) back() error {
 	}); err != nil {
 		return err
 	}
+	return errors.Join(f.takesMore(), f.others(), f.Stop())
+}
+
+// takesMore: volumes are made and deleted in the pool.
+func (f *faults) takesMore() error {
 	v, err := f.Create(f.ctx, "fast", "after", "ext4", volumeSize, nil)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.others(), v.Delete(f.ctx), f.Stop())
+	return v.Delete(f.ctx)
 }
 
 // refused: nothing is made in the pool, nor activated, and the answer says why.

@@ -5,9 +5,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/lamina-csi/lamina/driver/link"
+	"github.com/lamina-csi/lamina/test/agent"
 )
 
 // leg: a disk of a raid1 pool is pulled, another one takes its place.
@@ -44,7 +48,36 @@ func leg(ctx context.Context) error {
 	if err := errors.Join(f.Stop(), typeRunbook("### A disk of a raid pool is replaced"), f.start()); err != nil {
 		return err
 	}
-	return errors.Join(f.awaitHealth("ok", ""), f.write(), f.unmount(), f.back())
+	if err := errors.Join(f.awaitHealth("ok", ""), f.write(), f.takesMore(), awaitSync(ctx)); err != nil {
+		return err
+	}
+	// Now all is on the new disk too.
+	if err := errors.Join(host("pull FAST1"), f.awaitHealth("missing-disk", ""), f.write(), f.unmount()); err != nil {
+		return err
+	}
+	return errors.Join(f.each(func(v agent.Volume) error {
+		return errors.Join(v.Mount(ctx), same(v, v.Name), v.Unmount(ctx))
+	}), f.others(), f.Stop())
+}
+
+// awaitSync waits until both parts of the pool are on both disks.
+func awaitSync(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		out, err := lvmOutput("lvs", "-a", "--noheadings", "-o", "sync_percent", "lamina-fast/thinpool_tdata", "lamina-fast/thinpool_tmeta")
+		if err != nil {
+			return err
+		}
+		if strings.Count(out, "100.00") == 2 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("the copy has come to %s: %w", out, ctx.Err())
+		}
+	}
 }
 
 // ioErrors: a disk fails every request for a while.
