@@ -293,9 +293,15 @@ func (f *full) goOn() error {
 	return f.health("after a restart of the pod", func(reasons string) bool { return reasons == "" })
 }
 
-// look reads all that was ever acknowledged, from the disk.
+// look reads all that was ever acknowledged, from the disk. The pool does when it is full
+// what it did, also where the agent has extended it.
 func (f *full) look() error {
-	var errs []error
+	mode := map[bool]string{true: "queue", false: "error"}[f.queue]
+	got, err := lvmOutput("lvs", "--noheadings", "-o", "lv_when_full", "lamina-"+f.pool+"/thinpool")
+	if err == nil && strings.TrimSpace(got) != mode {
+		err = fmt.Errorf("when it is full the pool does %q, not %q", got, mode)
+	}
+	errs := []error{err}
 	for _, w := range f.writers {
 		errs = append(errs, w.Unmount(f.ctx), w.Mount(f.ctx), w.check(), w.Unmount(f.ctx))
 	}
