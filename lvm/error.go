@@ -97,7 +97,7 @@ var patterns = []struct {
 	// lib/format_text/format-text.c, _vg_write_raw(): the metadata area is full:
 	// "VG %s metadata on %s … too large for circular buffer".
 	{"too large for circular buffer", ErrNoSpace},
-	// lib/activate/dev_manager.c, _thin_pool_callback(): "Check of pool %s failed
+	// lib/activate/dev_manager.c, _pool_callback(): "Check of pool %s failed
 	// (status:%d). Manual repair required!"
 	{"Manual repair required", ErrDamaged},
 	// lib/activate/activate.c, _lv_activate(): "Refusing activation of partial LV %s."

@@ -231,7 +231,7 @@ func reportErrors(stdout []byte) []string {
 
 // copies finds the devices that LVM passed over because another one carries the same
 // UUID: "WARNING: Not using device %s for PV %s." (lib/cache/lvmcache.c,
-// _choose_duplicates). No column tells of them but in pvs --all.
+// _warn_unused_duplicates). No column tells of them but in pvs --all.
 func copies(stdout []byte) map[string][]string {
 	var doc struct {
 		Log []map[string]string
