@@ -14,17 +14,32 @@ import (
 	"github.com/lamina-csi/lamina/test/agent"
 )
 
-// leg: a disk of a raid1 pool is pulled, another one takes its place.
+// leg: the disk of a raid1 pool that has the pool's spare too is pulled, another one takes
+// its place, and then the one that was left is pulled.
 func leg(ctx context.Context) error {
 	f, err := startFaults(ctx, "raid1")
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.fill(), host("pull FAST2")); err != nil {
+	if err := f.fill(); err != nil {
+		return err
+	}
+	spare, err := lvmOutput("lvs", "-a", "--noheadings", "-o", "devices", "lamina-fast/lvol0_pmspare")
+	if err != nil {
 		return err
 	}
 	disk, err := bySerial("FAST1")
 	if err != nil {
+		return err
+	}
+	gone, left := "FAST2", "FAST1"
+	if strings.Contains(spare, disk) {
+		gone, left = left, gone
+	}
+	if disk, err = bySerial(left); err != nil {
+		return err
+	}
+	if err := host("pull " + gone); err != nil {
 		return err
 	}
 	if err := f.untouched(disk, func() error {
@@ -51,8 +66,11 @@ func leg(ctx context.Context) error {
 	if err := errors.Join(f.awaitHealth("ok", ""), f.write(), f.takesMore(), awaitSync(ctx)); err != nil {
 		return err
 	}
+	if _, err := lvmOutput("lvs", "-a", "lamina-fast/lvol0_pmspare"); err != nil {
+		return err
+	}
 	// Now all is on the new disk too.
-	if err := errors.Join(host("pull FAST1"), f.awaitHealth("missing-disk", ""), f.write(), f.unmount()); err != nil {
+	if err := errors.Join(host("pull "+left), f.awaitHealth("missing-disk", ""), f.write(), f.unmount()); err != nil {
 		return err
 	}
 	return errors.Join(f.each(func(v agent.Volume) error {
