@@ -37,6 +37,8 @@ var errorCodes = []struct {
 	// lvm cannot find is not thereby known to be gone.
 	{lvm.ErrPending, codes.Aborted},
 	{lvm.ErrNotFound, codes.Unavailable},
+	{lvm.ErrCopied, codes.Unavailable},
+	{lvm.ErrDamaged, codes.Unavailable},
 	{lvm.ErrNoSpace, codes.ResourceExhausted},
 	{lvm.ErrInUse, codes.FailedPrecondition},
 	{lvm.ErrExists, codes.AlreadyExists},

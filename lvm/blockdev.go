@@ -28,6 +28,24 @@ func (*LinuxKernel) ReadMetadata(dev DevicePath, known Generation) (RawMetadata,
 	return raw, nil
 }
 
+// Probe implements [Kernel].
+func (*LinuxKernel) Probe(dev DevicePath) error {
+	f, err := openDevice(dev.s, os.O_RDONLY|unix.O_DIRECT)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
+	if err != nil {
+		return fmt.Errorf("read %s: %w", dev, err)
+	}
+	defer unix.Munmap(buf) //nolint:errcheck // a buffer
+	if _, err := f.ReadAt(buf, 0); err != nil {
+		return err
+	}
+	return nil
+}
+
 // Flush implements [Kernel]: fsync on a block device sends a cache flush. LVM
 // does not flush its last metadata write, so a power cut could undo a change
 // that was already acknowledged.

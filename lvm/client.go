@@ -89,6 +89,26 @@ func (c *Client) OnFailure(mend func(Group) error) {
 type Group struct {
 	Name    VGName
 	Devices []DevicePath
+	// Copies are disks that carry the same physical volumes as Devices. Which of two
+	// is the real one, only a person knows: nothing is changed in such a group. LVM
+	// refuses that too, but does not see the other one when it is given Devices.
+	Copies []DevicePath
+}
+
+// Copied says which disks are copies of each other, nil if none is.
+func (g Group) Copied() error {
+	if len(g.Copies) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s carries the same physical volume as one of %s: one of them is a copy and must be taken away", ErrCopied, list(g.Copies), list(g.Devices))
+}
+
+func list(devices []DevicePath) string {
+	var out []string
+	for _, d := range devices {
+		out = append(out, d.String())
+	}
+	return strings.Join(out, ", ")
 }
 
 // all stands in for a volume group where a command reads them all.
@@ -139,6 +159,9 @@ func (c *Client) change(ctx context.Context, g Group, cmd Command) error {
 
 // changeBy is change with more than the command to be done under the lock.
 func (c *Client) changeBy(ctx context.Context, g Group, name string, work func(context.Context) error) error {
+	if len(g.Copies) > 0 {
+		return fmt.Errorf("%s on %s: %w", name, g.Name, g.Copied())
+	}
 	lock, err := c.lock(ctx, g.Name, name)
 	if err != nil {
 		return err

@@ -18,6 +18,10 @@ var (
 	ErrNoSpace = errors.New("no space left")
 	// ErrInUse: the device is open, mounted or held.
 	ErrInUse = errors.New("in use")
+	// ErrDamaged: a part of the volume is missing or damaged. LVM changes nothing.
+	ErrDamaged = errors.New("missing or damaged")
+	// ErrCopied: a disk is there twice, as after cloning it.
+	ErrCopied = errors.New("a disk is there twice")
 	// ErrPending: a command was started and has not ended. It still runs and
 	// holds the lock of its volume group.
 	ErrPending = errors.New("command still running")
@@ -81,8 +85,6 @@ var patterns = []struct {
 	// tools/lvcreate.c: "Snapshot origin LV %s not found in Volume group %s.",
 	// "Thin pool %s not found in Volume group %s."
 	{"not found in Volume group", ErrNotFound},
-	// lib/metadata/metadata.c, vg_read(): "Cannot change VG %s while PVs are missing."
-	{"while PVs are missing", ErrNotFound},
 	// lib/metadata/lv_manip.c, _lv_extend_layered_lv(), lv_extend():
 	// "Volume group \"%s\" has insufficient free space (%u extents): %u required."
 	{"insufficient free space", ErrNoSpace},
@@ -95,6 +97,13 @@ var patterns = []struct {
 	// lib/format_text/format-text.c, _vg_write_raw(): the metadata area is full:
 	// "VG %s metadata on %s … too large for circular buffer".
 	{"too large for circular buffer", ErrNoSpace},
+	// lib/activate/dev_manager.c, _pool_callback(): "Check of pool %s failed
+	// (status:%d). Manual repair required!"
+	{"Manual repair required", ErrDamaged},
+	// lib/activate/activate.c, _lv_activate(): "Refusing activation of partial LV %s."
+	{"Refusing activation of partial LV", ErrDamaged},
+	// lib/metadata/metadata.c, vg_read(): "Cannot change VG %s while PVs are missing."
+	{"while PVs are missing", ErrDamaged},
 	// lib/activate/activate.c, lv_check_not_in_use():
 	// "Logical volume %s contains a filesystem in use.", "… is used by another device.", "… in use."
 	{"contains a filesystem in use", ErrInUse},

@@ -79,8 +79,10 @@ func TestClassify(t *testing.T) {
 		{`Logical volume vg/a contains a filesystem in use.`, ErrInUse},
 		{`Logical volume vg/a is used by another device.`, ErrInUse},
 		{`Can't open /dev/nvme0n1 exclusively.  Mounted filesystem?`, ErrInUse},
+		{`Check of pool lamina-fast/thinpool failed (status:1). Manual repair required!`, ErrDamaged},
+		{`Refusing activation of partial LV vg/a.  Use '--activationmode partial' to override.`, ErrDamaged},
 		// A message about another thing must not become a reason.
-		{`Cannot change VG vg while PVs are missing.`, ErrNotFound},
+		{`Cannot change VG vg while PVs are missing.`, ErrDamaged},
 		{`New size (2 extents) matches existing size (2 extents).`, nil},
 		{`Thin pool vg/pool0 transaction_id is 1, while expected 2.`, nil},
 		{`WARNING: Thin pool vg/pool0 has unexpected transaction id 2, expecting 3.`, nil},

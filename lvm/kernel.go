@@ -44,6 +44,8 @@ type Kernel interface {
 	// ReadMetadata reads a VG's metadata from a physical volume; Text is nil
 	// when the generation is known.
 	ReadMetadata(dev DevicePath, known Generation) (RawMetadata, error)
+	// Probe reads the beginning of a disk, past the page cache.
+	Probe(dev DevicePath) error
 	// Flush makes the disk's volatile cache durable.
 	Flush(dev DevicePath) error
 	// Discard gives the blocks of a device that nobody has open back to what

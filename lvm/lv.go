@@ -39,8 +39,8 @@ type ThinPoolCreate struct {
 }
 
 // LVCreateThinPool makes a thin pool and activates it. New chunks read as zeros,
-// discards reach the disk, and a full pool queues writes for a while (the kernel
-// turns that into errors after 60 s): the agent extends a pool in that time.
+// discards reach the disk, and a full pool fails writes to new chunks at once
+// (lvm.conf, error_when_full: lvcreate refuses the option for it).
 func (c *Client) LVCreateThinPool(ctx context.Context, o ThinPoolCreate) error {
 	args := append(append(o.args(), active...), "--type", "thin-pool",
 		"--size", bytesArg(o.Size), "--poolmetadatasize", bytesArg(o.MetadataSize),
@@ -297,8 +297,10 @@ func (c *Client) LVActivate(ctx context.Context, g Group, lvs ...LVName) error {
 	return c.change(ctx, g, Command{"lvchange", append(args, g.paths(lvs)...)})
 }
 
-// LVDeactivate takes volumes off this host; an open one is refused (ErrInUse).
+// LVDeactivate takes volumes off this host; an open one is refused (ErrInUse). It
+// changes nothing on the disks, so a copy of one does not stop it.
 func (c *Client) LVDeactivate(ctx context.Context, g Group, lvs ...LVName) error {
+	g.Copies = nil
 	args := append(g.devices(), "--activate", "n", "--")
 	return c.change(ctx, g, Command{"lvchange", append(args, g.paths(lvs)...)})
 }

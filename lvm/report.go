@@ -37,6 +37,7 @@ type PVReport struct {
 	UUID    string
 	Size    int64
 	Missing bool
+	Copies  []string // other devices that carry the same UUID; LVM has chosen Device
 }
 
 // LVReport is a logical volume in a report, hidden ones included.
@@ -77,6 +78,7 @@ func (c *Client) FullReport(ctx context.Context, devices ...DevicePath) (Report,
 		return Report{}, errors.Join(err, perr)
 	}
 	report.Incomplete = errors.Join(err, report.Incomplete)
+	report.addCopies(copies(res.Stdout))
 	return report, err
 }
 
@@ -225,6 +227,36 @@ func reportErrors(stdout []byte) []string {
 		}
 	}
 	return out
+}
+
+// copies finds the devices that LVM passed over because another one carries the same
+// UUID: "WARNING: Not using device %s for PV %s." (lib/cache/lvmcache.c,
+// _warn_unused_duplicates). No column tells of them but in pvs --all.
+func copies(stdout []byte) map[string][]string {
+	var doc struct {
+		Log []map[string]string
+	}
+	if json.Unmarshal(stdout, &doc) != nil {
+		return nil
+	}
+	out := map[string][]string{}
+	for _, l := range doc.Log {
+		rest, ok := strings.CutPrefix(l["log_message"], "WARNING: Not using device ")
+		device, uuid, ok2 := strings.Cut(strings.TrimSuffix(rest, "."), " for PV ")
+		if ok && ok2 {
+			out[uuid] = append(out[uuid], device)
+		}
+	}
+	return out
+}
+
+func (r *Report) addCopies(byUUID map[string][]string) {
+	for i := range r.VGs {
+		for j := range r.VGs[i].PVs {
+			pv := &r.VGs[i].PVs[j]
+			pv.Copies = byUUID[pv.UUID]
+		}
+	}
 }
 
 // Version runs lvm version and returns the version of the tools, as

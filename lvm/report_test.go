@@ -3,6 +3,7 @@ package lvm
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -108,5 +109,42 @@ func TestFullReportPartial(t *testing.T) {
 	c = New(fixed{Stderr: []byte("  Something broke.\n"), Exit: 5}, nil, Options{})
 	if _, err := c.FullReport(context.Background()); !errors.As(err, &failed) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What lvm 2.03.31 says of a disk that is a copy of another.
+func TestFullReportCopies(t *testing.T) {
+	const report = `{"report": [{"vg": [{"vg_name":"lamina-fast", "vg_uuid":"v", "vg_size":"1", "vg_free":"0", "vg_missing_pv_count":"0", "vg_tags":""}],
+		"pv": [{"pv_name":"/dev/nvme0n1", "pv_uuid":"Eqo8Wc-ifjK", "pv_size":"1", "pv_missing":""}], "lv": [], "pvseg": [], "seg": []}],
+		"log": [{"log_type":"warn", "log_message":"WARNING: Not using device /dev/nvme1n1 for PV Eqo8Wc-ifjK."},
+			{"log_type":"warn", "log_message":"WARNING: PV Eqo8Wc-ifjK prefers device /dev/nvme0n1 because device name matches previous."}]}`
+	c := New(fixed{Stdout: []byte(report)}, nil, Options{})
+	got, err := c.FullReport(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []PVReport{{Device: "/dev/nvme0n1", UUID: "Eqo8Wc-ifjK", Size: 1, Copies: []string{"/dev/nvme1n1"}}}
+	if diff := cmp.Diff(want, got.VGs[0].PVs); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A group with a copied disk is not changed, and may be taken off the host.
+func TestCopiedGroup(t *testing.T) {
+	r := &recorder{}
+	c := New(r, &flushes{}, Options{})
+	g := groupOf("vg")
+	g.Copies = []DevicePath{{"/dev/nvme9n1"}}
+	if err := c.LVActivate(t.Context(), g, LVName{"lv"}); !errors.Is(err, ErrCopied) || !strings.Contains(err.Error(), "/dev/nvme9n1") {
+		t.Errorf("activate: %v", err)
+	}
+	if err := c.VGExtend(t.Context(), g, []DevicePath{{"/dev/nvme2n1"}}, 1); !errors.Is(err, ErrCopied) {
+		t.Errorf("extend: %v", err)
+	}
+	if len(r.commands) > 0 {
+		t.Errorf("it ran %v", r.commands)
+	}
+	if err := c.LVDeactivate(t.Context(), g, LVName{"lv"}); err != nil || len(r.commands) != 1 {
+		t.Errorf("deactivate: %v, it ran %v", err, r.commands)
 	}
 }

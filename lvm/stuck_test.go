@@ -28,7 +28,7 @@ func TestHungDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &deaf{let: make(chan struct{})}
 		c := New(hung{}, k, Options{})
-		one := Group{VGName{"a"}, groupOf("a").Devices[:1]}
+		one := Group{Name: VGName{"a"}, Devices: groupOf("a").Devices[:1]}
 		for i, want := range []time.Duration{diskTime, 0} {
 			began := time.Now()
 			_, err := c.ReadVG(one)

@@ -28,7 +28,7 @@ func (c *Client) VGCreate(ctx context.Context, o VGCreate) error {
 
 // VGExtend adds blank disks to the group. The same holds as for [Client.VGCreate].
 func (c *Client) VGExtend(ctx context.Context, g Group, disks []DevicePath, metadataSize int64) error {
-	all := Group{g.Name, append(append([]DevicePath{}, g.Devices...), disks...)}
+	all := Group{g.Name, append(append([]DevicePath{}, g.Devices...), disks...), g.Copies}
 	args := append(all.devices(), "--metadatasize", bytesArg(metadataSize), "--", g.Name.s)
 	return c.change(ctx, all, Command{"vgextend", append(args, deviceArgs(disks)...)})
 }

@@ -145,6 +145,7 @@ func (a *Agent) watchPools(ctx context.Context) {
 		if a.fallIll(ill) {
 			a.poke()
 		}
+		a.pools.Probe()
 		a.Touch()
 		select {
 		case <-ctx.Done():

@@ -19,7 +19,7 @@ func checkThinPool(s *suite) {
 	s.equal("mode", status.Mode, lvm.PoolReadWrite)
 	s.equal("data chunks", []int64{status.UsedData, status.AllData}, []int64{0, 68 * 16})
 	s.equal("transaction", status.TransactionID, p.Pool.TransactionID)
-	if status.AllMetadata != 1024 || status.UsedMetadata <= 0 || status.ErrorIfNoSpace || status.NeedsCheck {
+	if status.AllMetadata != 1024 || status.UsedMetadata <= 0 || !status.ErrorIfNoSpace || status.NeedsCheck {
 		s.Fatalf("status %+v", status)
 	}
 	s.agree()

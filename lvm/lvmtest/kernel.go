@@ -207,6 +207,20 @@ func (h *Host) ReadMetadata(dev lvm.DevicePath, known lvm.Generation) (lvm.RawMe
 	return raw, nil
 }
 
+// Probe implements lvm.Kernel.
+func (h *Host) Probe(dev lvm.DevicePath) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d := h.disks[dev.String()]
+	switch {
+	case d == nil || d.missing:
+		return fmt.Errorf("open %s: %w", dev, lvm.ErrNotFound)
+	case d.failing:
+		return fmt.Errorf("read %s: %w", dev, syscall.EIO)
+	}
+	return nil
+}
+
 // Flush implements lvm.Kernel.
 func (h *Host) Flush(dev lvm.DevicePath) error {
 	return h.mutate("flush", func() error {
@@ -233,7 +247,7 @@ func (h *Host) table(d *device) []lvm.Target {
 	case s.kind == "thin":
 		return whole("thin", fmt.Sprintf("%s %d", ref(d.below[0]), s.deviceID))
 	case s.kind == "thin-pool" && len(d.below) == 2:
-		return whole("thin-pool", fmt.Sprintf("%s %s %d %d 0 ",
+		return whole("thin-pool", fmt.Sprintf("%s %s %d %d 1 error_if_no_space ",
 			ref(d.below[0]), ref(d.below[1]), s.chunk/sectorSize, s.lowWaterMark()))
 	case s.kind == "thin-pool":
 		return whole("linear", ref(d.below[0])+" 0")
@@ -285,7 +299,7 @@ func (h *Host) status(d *device, t lvm.Target) string {
 			mode = "out_of_data_space"
 		}
 		used, total := s.metadataBlocks()
-		return fmt.Sprintf("%d %d/%d %d/%d - %s discard_passdown queue_if_no_space - %d ",
+		return fmt.Sprintf("%d %d/%d %d/%d - %s discard_passdown error_if_no_space - %d ",
 			s.kernel.txID, used, total, s.usedChunks(), s.totalChunks(), mode, min(1024, total/4))
 	case "raid":
 		n := t.Length

@@ -56,6 +56,12 @@ func (m *Mounter) mountAt(path string) (mountutils.MountPoint, bool, error) {
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return mountutils.MountPoint{}, false, err
 	}
+	return m.lastMount(path)
+}
+
+// lastMount finds what is mounted at path, last if there is more, without a look into it: a
+// filesystem that the kernel has shut down answers nothing, and must be unmounted all the same.
+func (m *Mounter) lastMount(path string) (mountutils.MountPoint, bool, error) {
 	table, err := m.mounts.List()
 	if err != nil {
 		return mountutils.MountPoint{}, false, fmt.Errorf("list mounts: %w", err)

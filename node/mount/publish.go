@@ -170,7 +170,7 @@ func (m *Mounter) Unstage(ctx context.Context, stagingPath, luksName string) err
 // unmount unmounts whatever is mounted at path, stacked mounts too.
 func (m *Mounter) unmount(path string) error {
 	for {
-		_, mounted, err := m.mountAt(path)
+		_, mounted, err := m.lastMount(path)
 		if err != nil || !mounted {
 			return err
 		}

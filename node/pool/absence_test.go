@@ -2,6 +2,7 @@ package pool
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/lamina-csi/lamina/lvm"
@@ -33,6 +34,74 @@ func TestFailingDiskIsUnavailable(t *testing.T) {
 	}
 	if err := n.DeleteVolume(t.Context(), v.ID); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("DeleteVolume: %v", err)
+	}
+}
+
+// A pool whose disk fails does not stop others. The name that is asked for may lie in it:
+// in the pool itself nothing is made.
+func TestOtherPoolsGoOn(t *testing.T) {
+	n := newNode(t, spec(), "/dev/nvme0n1")
+	n.host.AddDisk("/dev/nvme1n1", 10*gib)
+	if err := n.ensure(spec(func(s *Spec) { s.Name = "other" }), disk(t, "/dev/nvme1n1")); err != nil {
+		t.Fatal(err)
+	}
+	n.create(t, CreateVolume{Name: "a", Required: gib})
+	n.host.FailDisk("/dev/nvme0n1")
+	v := n.create(t, CreateVolume{Name: "b", Pool: "other", Required: gib})
+	if _, err := n.CreateSnapshot(t.Context(), "s", v.ID); err != nil {
+		t.Errorf("snapshot: %v", err)
+	}
+	for _, pool := range []string{"fast", "none"} {
+		if _, err := n.CreateVolume(t.Context(), CreateVolume{Name: "c", Pool: pool}); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("create in pool %s: %v", pool, err)
+		}
+	}
+	n.host.ReturnDisk("/dev/nvme0n1")
+}
+
+// Of a disk and its copy nothing is changed until one of them is away.
+func TestCopiedDisk(t *testing.T) {
+	n := newNode(t, spec(), "/dev/nvme0n1")
+	v := n.create(t, CreateVolume{Name: "a", Required: gib})
+	report, err := n.Discover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := report.VGs[0]
+	both := alone
+	both.PVs = []lvm.PVReport{alone.PVs[0]}
+	both.PVs[0].Copies = []string{"/dev/nvme9n1"}
+	if err := n.register("fast", both); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.device(t, v.ID).WriteAt([]byte("kept"), 0); err != nil {
+		t.Fatal(err)
+	}
+	ran := n.commands(t, func() {
+		_, create := n.CreateVolume(t.Context(), CreateVolume{Name: "b", Pool: "fast"})
+		_, snapshot := n.CreateSnapshot(t.Context(), "s", v.ID)
+		_, expand := n.ExpandVolume(t.Context(), v.ID, 2*gib, 0)
+		for what, err := range map[string]error{"create": create, "snapshot": snapshot, "expand": expand, "delete": n.DeleteVolume(t.Context(), v.ID)} {
+			if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "/dev/nvme9n1") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	})
+	if len(ran) > 0 {
+		t.Errorf("it ran %v", ran)
+	}
+	if s := n.Statuses()[0]; s.Health != HealthError || !strings.Contains(s.Text, "/dev/nvme9n1") {
+		t.Errorf("%+v", s)
+	}
+	got := make([]byte, 4)
+	if _, err := n.device(t, v.ID).ReadAt(got, 0); err != nil || string(got) != "kept" {
+		t.Errorf("a volume that is active holds %q, %v", got, err)
+	}
+	if err := n.register("fast", alone); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.DeleteVolume(t.Context(), v.ID); err != nil {
+		t.Errorf("delete: %v", err)
 	}
 }
 

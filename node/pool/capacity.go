@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -68,6 +69,12 @@ func (m *Manager) room(p *Pool) (room, error) {
 	if vg.MetadataFree*100 < vg.MetadataSize/2*textMetadataFree {
 		r.refusal = fmt.Errorf("%w: less than %d%% of volume group %s's metadata area is free: delete volumes or snapshots", ErrNoSpace, textMetadataFree, vg.Name)
 	}
+	if err := m.diskFault(p); err != nil && !p.spec.raid() {
+		r.refusal = err
+	}
+	if err := p.group.Copied(); err != nil {
+		r.refusal = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	// LVM changes no group of which it cannot see every disk.
 	if missing := len(vg.PVs) - len(p.group.Devices); missing > 0 {
 		r.refusal = fmt.Errorf("%w: %d disks of volume group %s are missing", ErrUnavailable, missing, vg.Name)
@@ -83,6 +90,12 @@ func (m *Manager) room(p *Pool) (room, error) {
 		return room{}, fmt.Errorf("room in pool %s: %w: volume group %s has no thin pool %s", p.spec.Name, ErrUnavailable, vg.Name, thinPoolLV)
 	}
 	st, err := m.poolStatus(vg)
+	switch {
+	case err != nil && r.refusal != nil:
+		return r, nil // it is inactive for the same reason
+	case errors.Is(err, lvm.ErrNotFound):
+		err = errInactive
+	}
 	if err != nil {
 		return room{}, wrap(err, "room in pool %s", p.spec.Name)
 	}
@@ -105,13 +118,32 @@ func poolRefusal(s Spec, st lvm.PoolStatus) error {
 	case st.Mode == lvm.PoolFailed || st.NeedsCheck:
 		return fmt.Errorf("%w: the thin pool has failed and needs a repair", ErrUnavailable)
 	case st.Mode != lvm.PoolReadWrite:
-		return fmt.Errorf("%w: the thin pool is %s", ErrNoSpace, st.Mode)
+		return fmt.Errorf("%w: %s", ErrNoSpace, whyFull(st))
 	case st.UsedData*100 >= st.AllData*int64(s.FullAt):
 		return fmt.Errorf("%w: the thin pool's data is %d%% full (fullAt %d%%): add a disk, or delete volumes or snapshots", ErrNoSpace, st.UsedData*100/max(1, st.AllData), s.FullAt)
 	case st.UsedMetadata*100 >= st.AllMetadata*metadataFullAt:
-		return fmt.Errorf("%w: the thin pool's metadata is %d%% full: delete snapshots", ErrNoSpace, st.UsedMetadata*100/max(1, st.AllMetadata))
+		return fmt.Errorf("%w: the thin pool's metadata is %d%% full: add a disk, or delete snapshots", ErrNoSpace, st.UsedMetadata*100/max(1, st.AllMetadata))
 	}
 	return nil
+}
+
+// whyFull says why a pool takes no writes to new blocks. A lack of metadata makes it
+// out_of_data_space too (alloc_data_block() in drivers/md/dm-thin.c), or read-only, and
+// then nothing can be deleted in it (pool_message() there).
+func whyFull(st lvm.PoolStatus) string {
+	if st.Mode == lvm.PoolOutOfSpace && st.UsedData >= st.AllData {
+		return "the thin pool has no free block: add a disk, or delete volumes or snapshots"
+	}
+	return fmt.Sprintf("the thin pool's metadata is full (mode %s): add a disk", st.Mode)
+}
+
+// full adds the way out to what LVM says of a pool that has filled since it was asked
+// for room.
+func (p *Pool) full(err error) error {
+	if !errors.Is(err, lvm.ErrNoSpace) {
+		return err
+	}
+	return fmt.Errorf("pool %s is full: %w: add a disk, or delete volumes or snapshots", p.spec.Name, err)
 }
 
 // layoutFor spreads a layout over that many disks.

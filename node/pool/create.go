@@ -25,16 +25,19 @@ func (m *Manager) CreateVolume(ctx context.Context, req CreateVolume) (Volume, e
 		return Volume{}, err
 	}
 	defer unlock()
-	have, err := m.findByLV(lv)
+	p, perr := m.byName(req.Pool)
+	in := ""
+	if perr == nil {
+		in = p.uuid
+	}
+	have, err := m.findByLV(lv, in)
 	switch {
 	case err == nil:
 		return m.resumeCreate(ctx, have, req)
 	case !errors.Is(err, ErrNotFound):
 		return Volume{}, err
-	}
-	p, err := m.byName(req.Pool)
-	if err != nil {
-		return Volume{}, err
+	case perr != nil:
+		return Volume{}, perr
 	}
 	if !p.wanted {
 		return Volume{}, fmt.Errorf("create %.80q: %w: pool %s is no longer wanted on this node; its volumes stay, new ones are refused", req.Name, ErrNoSpace, p.spec.Name)
@@ -46,7 +49,7 @@ func (m *Manager) CreateVolume(ctx context.Context, req CreateVolume) (Volume, e
 	v, err := create(ctx, p, lv, req)
 	if errors.Is(err, lvm.ErrExists) {
 		// An earlier call gave up waiting for its lvcreate, which has ended only now.
-		if have, err := m.findByLV(lv); err == nil {
+		if have, err := m.findByLV(lv, in); err == nil {
 			return m.resumeCreate(ctx, have, req)
 		}
 	}
@@ -136,10 +139,10 @@ func (m *Manager) createEmpty(ctx context.Context, p *Pool, lv lvm.LVName, req C
 		err = m.lvm.LVCreateThin(ctx, n, thinPoolLV, size)
 	}
 	if err != nil {
-		return Volume{}, wrap(err, "create %s/%s", p.group.Name, lv)
+		return Volume{}, wrap(p.full(err), "create %s/%s", p.group.Name, lv)
 	}
 	release()
-	f, err := m.findByLV(lv)
+	f, err := m.findByLV(lv, p.uuid)
 	if err != nil {
 		return Volume{}, err
 	}
@@ -196,9 +199,9 @@ func (m *Manager) createFrom(ctx context.Context, p *Pool, lv lvm.LVName, req Cr
 		return Volume{}, err
 	}
 	if err := m.lvm.LVCreateSnapshot(ctx, lvm.LVSnapshot{NewLV: n, Origin: src.lv.Name}); err != nil {
-		return Volume{}, wrap(err, "create %s/%s from %s", p.group.Name, lv, src.lv.Name)
+		return Volume{}, wrap(p.full(err), "create %s/%s from %s", p.group.Name, lv, src.lv.Name)
 	}
-	f, err := m.findByLV(lv)
+	f, err := m.findByLV(lv, p.uuid)
 	if err != nil {
 		return Volume{}, err
 	}

@@ -35,7 +35,7 @@ func (m *Manager) Discover(ctx context.Context) (lvm.Report, error) {
 // now. What a killed command left behind is mended before any request can be
 // about the pool.
 func (m *Manager) register(name string, vg lvm.VGReport) error {
-	group := lvm.Group{Name: vg.Name, Devices: devicesOf(vg)}
+	group := placeOf(vg)
 	m.mu.Lock()
 	p, known := m.pools[vg.UUID]
 	if known {
@@ -64,15 +64,20 @@ func defaultSpec(name string, vg lvm.VGReport) Spec {
 	return s
 }
 
-// devicesOf lists the physical volumes that are there.
-func devicesOf(vg lvm.VGReport) []lvm.DevicePath {
-	var out []lvm.DevicePath
+// placeOf lists the physical volumes that are there, and copies of them.
+func placeOf(vg lvm.VGReport) lvm.Group {
+	g := lvm.Group{Name: vg.Name}
 	for _, pv := range vg.PVs {
 		if dev, err := lvm.ParseDevicePath(pv.Device); err == nil && !pv.Missing {
-			out = append(out, dev)
+			g.Devices = append(g.Devices, dev)
+		}
+		for _, c := range pv.Copies {
+			if dev, err := lvm.ParseDevicePath(c); err == nil {
+				g.Copies = append(g.Copies, dev)
+			}
 		}
 	}
-	return out
+	return g
 }
 
 // Ensure brings a pool to what its spec says: it makes the volume group on the
@@ -189,7 +194,7 @@ func (m *Manager) makeVG(ctx context.Context, spec Spec, report lvm.Report, blan
 		case readTags(vg.Tags)[keyPool] != "":
 			return fmt.Errorf("pool %s: %w: volume group %s is pool %s", spec.Name, ErrConflict, name, readTags(vg.Tags)[keyPool])
 		}
-		return wrap(m.lvm.VGAddTag(ctx, lvm.Group{Name: name, Devices: devicesOf(vg)}, t), "adopt %s as pool %s", name, spec.Name)
+		return wrap(m.lvm.VGAddTag(ctx, placeOf(vg), t), "adopt %s as pool %s", name, spec.Name)
 	}
 	if !spec.Adopt.IsZero() {
 		return fmt.Errorf("pool %s: %w: there is no volume group %s to adopt", spec.Name, ErrUnavailable, name)

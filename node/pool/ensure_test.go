@@ -2,6 +2,7 @@ package pool
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/lamina-csi/lamina/lvm"
@@ -156,13 +157,30 @@ func TestFullPool(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := n.CreateVolume(t.Context(), CreateVolume{Name: "b", Pool: "fast"}); !errors.Is(err, ErrNoSpace) {
-		t.Errorf("create: %v", err)
+	_, create := n.CreateVolume(t.Context(), CreateVolume{Name: "b", Pool: "fast"})
+	_, snapshot := n.CreateSnapshot(t.Context(), "s", v.ID)
+	_, expand := n.ExpandVolume(t.Context(), v.ID, 3*gib, 0)
+	for what, err := range map[string]error{"create": create, "snapshot": snapshot, "expand": expand} {
+		if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "pool fast") || !strings.Contains(err.Error(), "add a disk") {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 	if s := n.Statuses()[0]; s.Health != HealthFull || s.Free != 0 || s.Text == "" {
 		t.Errorf("%+v", s)
 	}
-	if _, err := n.CreateSnapshot(t.Context(), "s", v.ID); !errors.Is(err, ErrNoSpace) {
-		t.Errorf("snapshot: %v", err)
+}
+
+func TestWhyFull(t *testing.T) {
+	for _, c := range []struct {
+		st   lvm.PoolStatus
+		want string
+	}{
+		{lvm.PoolStatus{Mode: lvm.PoolOutOfSpace, UsedData: 8, AllData: 8}, "no free block"},
+		{lvm.PoolStatus{Mode: lvm.PoolOutOfSpace, UsedData: 7, AllData: 8}, "metadata is full"},
+		{lvm.PoolStatus{Mode: lvm.PoolReadOnly, UsedData: 8, AllData: 8}, "metadata is full"},
+	} {
+		if got := whyFull(c.st); !strings.Contains(got, c.want) || !strings.Contains(got, "add a disk") {
+			t.Errorf("%+v: %q", c.st, got)
+		}
 	}
 }

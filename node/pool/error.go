@@ -43,6 +43,8 @@ func wrap(err error, format string, args ...any) error {
 	for _, m := range []struct{ from, to error }{
 		{lvm.ErrPending, ErrPending},
 		{lvm.ErrNoSpace, ErrNoSpace},
+		{lvm.ErrCopied, ErrUnavailable},
+		{lvm.ErrDamaged, ErrUnavailable},
 		{lvm.ErrInUse, ErrBusy},
 		// Package pool checks what it is asked for: this is what LVM or the kernel said.
 		{lvm.ErrInvalid, ErrUnavailable},

@@ -23,12 +23,13 @@ type Manager struct {
 	pools  map[string]*Pool         // by VG UUID
 	held   map[lvm.LVName]*heldPart // by the name of the group
 	idle   map[ID]time.Time         // volumes that were released, and when
+	probes map[lvm.DevicePath]*probe
 }
 
 // NewManager makes a Manager that knows no pool yet; see [Manager.Ensure].
 // holder may be nil: then only volumes that nobody uses are snapshotted together.
 func NewManager(c *lvm.Client, holder Holder) *Manager {
-	m := &Manager{lvm: c, dm: c.Kernel(), holder: holder, pools: map[string]*Pool{}, held: map[lvm.LVName]*heldPart{}, idle: map[ID]time.Time{}}
+	m := &Manager{lvm: c, dm: c.Kernel(), holder: holder, pools: map[string]*Pool{}, held: map[lvm.LVName]*heldPart{}, idle: map[ID]time.Time{}, probes: map[lvm.DevicePath]*probe{}}
 	c.OnFailure(m.mendGroup)
 	return m
 }
@@ -182,15 +183,19 @@ func (m *Manager) lockSource(ctx context.Context, id ID, kind string) (f found, 
 	return f, unlock, nil
 }
 
-// findByLV looks for an LV name in every pool: a CSI name is unique on a node.
-// A pool that cannot be read is an error: the name might be there.
-func (m *Manager) findByLV(name lvm.LVName) (found, error) {
+// findByLV looks for an LV name in every pool: a CSI name is unique on a node. The group
+// that the call is about must be read: the name might be there. Another one that cannot
+// be, because its disk is gone, is passed over, or one pool's fault would stop all.
+func (m *Manager) findByLV(name lvm.LVName, in string) (found, error) {
 	pools, err := m.known()
 	if err != nil {
 		return found{}, err
 	}
 	for _, p := range pools {
 		vg, err := m.readVG(p)
+		if err != nil && in != "" && p.uuid != in {
+			continue
+		}
 		if err != nil {
 			return found{}, fmt.Errorf("look for %s: %w", name, err)
 		}

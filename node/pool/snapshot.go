@@ -33,7 +33,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, name string, source ID) (S
 		return Snapshot{}, err
 	}
 	defer unlock()
-	have, err := m.findByLV(lv)
+	have, err := m.findByLV(lv, source.VG)
 	if !errors.Is(err, ErrNotFound) {
 		return sameSnapshot(have, err, name, source)
 	}
@@ -49,7 +49,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, name string, source ID) (S
 	if err := m.createSnapshotLV(ctx, src, lv, tags); err != nil && !errors.Is(err, lvm.ErrExists) {
 		return Snapshot{}, err
 	}
-	have, err = m.findByLV(lv)
+	have, err = m.findByLV(lv, source.VG)
 	return sameSnapshot(have, err, name, source)
 }
 
@@ -82,7 +82,7 @@ func (m *Manager) snapshotSource(ctx context.Context, id ID) (found, func(), err
 	}
 	if err != nil {
 		unlock()
-		return found{}, nil, err
+		return found{}, nil, fmt.Errorf("pool %s: %w", src.pool.spec.Name, err)
 	}
 	return src, unlock, nil
 }
@@ -96,7 +96,7 @@ func (m *Manager) createSnapshotLV(ctx context.Context, src found, lv lvm.LVName
 		return err
 	}
 	err = m.lvm.LVCreateSnapshot(ctx, lvm.LVSnapshot{NewLV: n, Origin: src.lv.Name, ReadOnly: true})
-	return wrap(err, "snapshot %s as %s", src.id(), lv)
+	return wrap(src.pool.full(err), "snapshot %s as %s", src.id(), lv)
 }
 
 // notSuspended refuses a source that somebody has suspended: LVM (2.03.31) would

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -88,11 +89,22 @@ func (m *Manager) status(p *Pool) Status {
 		s.Health, s.Text = HealthMissingDisk, fmt.Sprintf("%d of %d disks are missing", missing, len(vg.PVs))
 	}
 	m.diskHealth(&s, vg)
+	if err := m.diskFault(p); err != nil && p.spec.raid() && s.Health == HealthOK {
+		s.Health, s.Text = HealthDegraded, err.Error()
+	} else if err != nil && !p.spec.raid() {
+		s.Health, s.Text = HealthError, err.Error()
+	}
+	if err := p.group.Copied(); err != nil {
+		s.Health, s.Text = HealthError, err.Error()
+	}
 	if r, ok := m.lvm.Stuck(vg.Name); ok && (s.Health == HealthOK || s.Health == HealthFull) {
 		s.Health, s.Text = HealthStuck, fmt.Sprintf("%s has been running since %s and keeps all other changes waiting (docs/operations.md)", r.Command, r.Since.UTC().Format(time.RFC3339))
 	}
 	return s
 }
+
+// errInactive: what kept the agent from activating the pool stands beside it in the condition.
+var errInactive = fmt.Errorf("%w: the thin pool is not active", ErrUnavailable)
 
 // poolStatus asks the kernel about a group's thin pool. Its device goes by the
 // group's name, which another group, on a disk that came from elsewhere, may have
@@ -120,6 +132,9 @@ func (m *Manager) thinStatus(s *Status, vg *lvm.VG) {
 		return
 	}
 	st, err := m.poolStatus(vg)
+	if errors.Is(err, lvm.ErrNotFound) {
+		err = errInactive
+	}
 	if err != nil {
 		s.Health, s.Text = HealthError, err.Error()
 		return
@@ -130,9 +145,9 @@ func (m *Manager) thinStatus(s *Status, vg *lvm.VG) {
 	case st.Mode == lvm.PoolFailed || st.NeedsCheck:
 		s.Health, s.Text = HealthError, "the thin pool has failed and needs a repair (docs/operations.md)"
 	case st.Mode == lvm.PoolOutOfSpace:
-		s.Health, s.Text = HealthFull, "the thin pool has no free block: writes to new blocks wait, then fail; add a disk or delete volumes"
+		s.Health, s.Text = HealthFull, whyFull(st)
 	case st.Mode != lvm.PoolReadWrite:
-		s.Health, s.Text = HealthReadOnly, fmt.Sprintf("the thin pool is in mode %s; is its metadata full?", st.Mode)
+		s.Health, s.Text = HealthReadOnly, whyFull(st)
 	}
 }
 

@@ -82,6 +82,9 @@ func (m *Manager) remove(ctx context.Context, id ID, kind string) error {
 // "delete", drivers/md/dm-thin-metadata.c), and activating one to discard it would
 // be an lvm command more (docs/limits.md, "What stays on the disk").
 func (m *Manager) removeLV(ctx context.Context, f found) error {
+	if err := m.deletable(f); err != nil {
+		return fmt.Errorf("delete %s: %w", f.id(), err)
+	}
 	info, err := m.device(f)
 	switch {
 	case errors.Is(err, ErrForeign), errors.Is(err, ErrUnavailable) && !errors.Is(err, lvm.ErrNotFound):
@@ -103,6 +106,27 @@ func (m *Manager) removeLV(ctx context.Context, f found) error {
 		}
 	}
 	return wrap(err, "delete %s", f.id())
+}
+
+// deletable refuses a deletion before anything is discarded that LVM would refuse, or the
+// kernel once LVM has written it down: a thin pool without metadata, or one that has
+// failed, takes no messages.
+func (m *Manager) deletable(f found) error {
+	if err := f.group().Copied(); err != nil {
+		return fmt.Errorf("pool %s: %w: %w", f.pool.spec.Name, ErrUnavailable, err)
+	}
+	if f.lv.Thin == nil {
+		return nil
+	}
+	st, err := m.poolStatus(f.vg)
+	if err != nil || st.Mode == lvm.PoolReadWrite || st.Mode == lvm.PoolOutOfSpace {
+		return nil // inactive: LVM activates it first
+	}
+	why := whyFull(st)
+	if st.Mode == lvm.PoolFailed || st.NeedsCheck {
+		why = "the thin pool has failed and needs a repair"
+	}
+	return fmt.Errorf("pool %s: %w: nothing can be deleted now: %s", f.pool.spec.Name, ErrUnavailable, why)
 }
 
 // holdsBlocks reports whether a volume may have blocks of the pool; a thick one always
@@ -166,7 +190,7 @@ func (m *Manager) admitGrowth(ctx context.Context, f found, more int64) (release
 	}
 	if err != nil {
 		release()
-		return nil, fmt.Errorf("expand %s: %w", f.id(), err)
+		return nil, fmt.Errorf("expand %s in pool %s: %w", f.id(), f.pool.spec.Name, err)
 	}
 	return release, nil
 }

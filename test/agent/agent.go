@@ -78,7 +78,7 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 		o.Node = "node-1"
 	}
 	registry := filepath.Join(o.Dir, "plugins_registry")
-	for _, d := range []string{registry, filepath.Dir(of(o.Dir).Socket)} {
+	for _, d := range []string{registry, filepath.Dir(At(o.Dir).Socket)} {
 		if err := os.MkdirAll(d, 0o750); err != nil {
 			return nil, err
 		}
@@ -97,7 +97,7 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 	if o.Userland != "" {
 		args = append(args, "--userland", o.Userland)
 	}
-	a := of(o.Dir)
+	a := At(o.Dir)
 	a.cmd = exec.Command(o.Program, args...)
 	log, err := os.OpenFile(a.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -121,7 +121,8 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 	return a, nil
 }
 
-func of(dir string) *Agent {
+// At is an agent of that directory that does not run, for its log.
+func At(dir string) *Agent {
 	return &Agent{
 		KubeletDir: dir, Socket: filepath.Join(dir, "plugins", "lamina.dev", "csi.sock"),
 		LogFile: filepath.Join(dir, "agent.log"), done: make(chan struct{}),
@@ -131,7 +132,7 @@ func of(dir string) *Agent {
 // Attach waits until an agent that somebody else started is ready. What is about the
 // process (Stop, Kill, PID, ResidentMemory) is not to be used.
 func Attach(ctx context.Context, dir string) (*Agent, error) {
-	a := of(dir)
+	a := At(dir)
 	return a, a.connect(ctx)
 }
 

@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,9 @@ func disks(prefix string, n int, size int64) []vm.Disk {
 }
 
 const gib = 1 << 30
+
+// nodeFile is the agent in the guest.
+const nodeFile = "/usr/local/bin/lamina-node"
 
 // build compiles a program of ours for the guest.
 func build(t *testing.T, pkg string) string {
@@ -97,31 +101,33 @@ func TestSanityThin(t *testing.T)  { sanity(t, "TestVMSanityThin") }
 func TestSanityThick(t *testing.T) { sanity(t, "TestVMSanityThick") }
 
 // boot starts a scenario of the guest program.
-func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer, modules ...string) *vm.Machine {
+func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer, args ...string) *vm.Machine {
 	t.Helper()
-	return bootWith(t, build(t, "cmd/lamina-node"), scenario, disks, stdout, modules...)
+	return bootConfig(t, vm.Config{
+		Args:   append([]string{scenario}, args...),
+		Disks:  disks,
+		Stdout: stdout,
+	})
 }
 
-// bootWith is boot with another lamina-node.
-func bootWith(t *testing.T, node, scenario string, disks []vm.Disk, stdout io.Writer, modules ...string) *vm.Machine {
+// bootConfig adds the guest program and, if there is none, the agent to a machine.
+func bootConfig(t *testing.T, cfg vm.Config) *vm.Machine {
 	t.Helper()
+	cfg.Program, cfg.Timeout, cfg.Stderr = build(t, "test/real/guest"), 20*time.Minute, os.Stderr
+	files := map[string]string{"/operations.md": "../../docs/operations.md"}
+	maps.Copy(files, cfg.Files)
+	if files[nodeFile] == "" {
+		files[nodeFile] = build(t, "cmd/lamina-node")
+	}
+	cfg.Files = files
 	var console bytes.Buffer
+	cfg.Console = &console
 	t.Cleanup(func() { // the machine has ended
 		if t.Failed() {
 			t.Logf("the kernel said:\n%s", console.Bytes()[max(0, console.Len()-8<<10):])
 		}
 	})
-	m, err := vm.Start(t.Context(), vm.Config{
-		Console: &console,
-		Program: build(t, "test/real/guest"),
-		Args:    []string{scenario},
-		Files:   map[string]string{"/usr/local/bin/lamina-node": node},
-		Disks:   disks,
-		Modules: modules,
-		Timeout: 20 * time.Minute,
-		Stdout:  stdout,
-		Stderr:  os.Stderr,
-	})
+	m, err := vm.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +259,10 @@ func TestKillAgent(t *testing.T) {
 
 // What a person does to pools and volumes by hand.
 func TestAdmin(t *testing.T) {
-	pass(t, boot(t, "admin", append(disks("ADM", 2, 2*gib), vm.Disk{Serial: "SPARE", Size: gib / 8, Unsafe: true}), os.Stdout, "dm_raid"))
+	pass(t, bootConfig(t, vm.Config{
+		Args: []string{"admin"}, Modules: []string{"dm_raid"}, Stdout: os.Stdout,
+		Disks: append(disks("ADM", 2, 2*gib), vm.Disk{Serial: "SPARE", Size: gib / 8, Unsafe: true}),
+	}))
 }
 
 // The disk STORM1 is the pool's, and SPARE too small to be taken for it.
@@ -262,7 +271,10 @@ func TestStorm(t *testing.T) {
 	if *long {
 		scenario, node = "storms", compile(t, "cmd/lamina-node", "build", "-race")
 	}
-	pass(t, bootWith(t, node, scenario, append(disks("STORM", 1, 8*gib), vm.Disk{Serial: "SPARE", Size: gib / 8, Unsafe: true}), os.Stdout, "dm_mirror"))
+	pass(t, bootConfig(t, vm.Config{
+		Args: []string{scenario}, Files: map[string]string{nodeFile: node}, Modules: []string{"dm_mirror"}, Stdout: os.Stdout,
+		Disks: append(disks("STORM", 1, 8*gib), vm.Disk{Serial: "SPARE", Size: gib / 8, Unsafe: true}),
+	}))
 }
 
 func TestMemory(t *testing.T) {

@@ -3,6 +3,7 @@ package vm
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // CutPower kills the machine at once, as if its plug were pulled: what the
@@ -25,6 +26,23 @@ func (m *Machine) PullDisk(serial string) error {
 	err := m.qmp.callUntil("device_del", map[string]any{"id": deviceID(serial)}, "DEVICE_DELETED", deviceID(serial))
 	if err != nil {
 		return fmt.Errorf("pull disk %s: %w", serial, err)
+	}
+	return nil
+}
+
+// InsertDisk puts a disk in that was out from the beginning, or pulled. The guest's
+// kernel finds it some time later.
+func (m *Machine) InsertDisk(serial string) error {
+	i := slices.IndexFunc(m.cfg.Disks, func(d Disk) bool { return d.Serial == serial })
+	if i < 0 {
+		return fmt.Errorf("insert disk %s: the machine has no such disk", serial)
+	}
+	err := m.qmp.call("device_add", map[string]any{
+		"driver": "nvme", "id": deviceID(serial), "serial": serial, "drive": nodeName(serial), "bus": portID(i),
+		"logical_block_size": m.cfg.Disks[i].block(), "physical_block_size": m.cfg.Disks[i].block(),
+	})
+	if err != nil {
+		return fmt.Errorf("insert disk %s: %w", serial, err)
 	}
 	return nil
 }

@@ -84,7 +84,9 @@ func runTree(ctx context.Context, root string, cfg Config) (*bundle.Tree, error)
 		w.Outputs = append(w.Outputs, guest)
 	}
 	for _, d := range cfg.Disks {
-		w.Disks = append(w.Disks, wire.Disk{Serial: d.Serial, ReadOnly: d.ReadOnly})
+		if !d.Out {
+			w.Disks = append(w.Disks, wire.Disk{Serial: d.Serial, ReadOnly: d.ReadOnly})
+		}
 	}
 	if strings.Contains(cfg.Program, "/") {
 		p := path.Join(programDir, filepath.Base(cfg.Program))

@@ -109,17 +109,25 @@ func (m *Machine) diskArgs(i int, d Disk) ([]string, error) {
 			"-blockdev", fmt.Sprintf("driver=blklogwrites,node-name=logged-%s,file=%s,log=log-%s", d.Serial, file, d.Serial))
 		file = "logged-" + d.Serial
 	}
-	block := d.BlockSize
-	if block == 0 {
-		block = 512
-	}
-	return append(args,
+	args = append(args,
 		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,file=%s,read-only=%s", nodeName(d.Serial), file, flags[d.ReadOnly]),
-		"-device", fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d,slot=%d", i, i+1, i+1),
-		"-device", fmt.Sprintf("nvme,id=%s,serial=%s,drive=%s,bus=port%d,logical_block_size=%d,physical_block_size=%d",
-			deviceID(d.Serial), d.Serial, nodeName(d.Serial), i, block, block),
-	), nil
+		"-device", fmt.Sprintf("pcie-root-port,id=%s,chassis=%d,slot=%d", portID(i), i+1, i+1),
+	)
+	if d.Out {
+		return args, nil
+	}
+	return append(args, "-device", fmt.Sprintf("nvme,id=%s,serial=%s,drive=%s,bus=%s,logical_block_size=%d,physical_block_size=%d",
+		deviceID(d.Serial), d.Serial, nodeName(d.Serial), portID(i), d.block(), d.block())), nil
 }
+
+func (d Disk) block() int {
+	if d.BlockSize == 0 {
+		return 512
+	}
+	return d.BlockSize
+}
+
+func portID(i int) string { return fmt.Sprint("port", i) }
 
 func nodeName(serial string) string { return "disk-" + serial }
 func deviceID(serial string) string { return "nvme-" + serial }

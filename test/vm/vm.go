@@ -88,6 +88,8 @@ type Disk struct {
 	BlockSize int // logical block size in bytes: 512 (also 0) or 4096
 	// Unsafe ignores flushes: faster, and never for tests that cut the power.
 	Unsafe bool
+	// Out is a disk that is not in the machine until InsertDisk.
+	Out bool
 	// WriteLog records every write in a file (QEMU's blklogwrites) for replay.
 	WriteLog string
 }

@@ -36,6 +36,11 @@ func main() {
 		"storms":  longStorm.storm,
 		"kill":    kill,
 		"killAll": kill,
+		"full":    fullRuns,
+	}
+	// These start agents themselves, again and again.
+	faults := map[string]func(context.Context) error{
+		"damaged": damaged, "filled": filled, "absent": absent, "copied": copied, "pulled": pulled, "leg": leg, "errors": ioErrors,
 	}
 	if isDying() {
 		fmt.Fprintln(os.Stderr, "dying program:", runDying())
@@ -45,21 +50,33 @@ func main() {
 		fmt.Fprintln(os.Stderr, "killed lvm:", runLVM())
 		os.Exit(1)
 	}
-	if len(os.Args) != 2 || scenarios[os.Args[1]] == nil {
-		fmt.Println("usage: guest SCENARIO")
+	if len(os.Args) < 2 || scenarios[os.Args[1]] == nil && faults[os.Args[1]] == nil {
+		fmt.Println("usage: guest SCENARIO [ARGUMENT...]")
 		os.Exit(2)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
+	if fault := faults[os.Args[1]]; fault != nil {
+		err := errors.Join(fault(ctx), invariant.Check(ctx, invariant.Machine(nil)))
+		end(err, agent.At("/var/lib/kubelet"))
+	}
 	begin := start
-	if strings.HasPrefix(os.Args[1], "kill") {
+	switch {
+	case strings.HasPrefix(os.Args[1], "kill"):
 		begin = startKilled
+	case os.Args[1] == "full":
+		begin = startBare
 	}
 	a, err := begin(ctx)
 	if err == nil {
 		err = scenarios[os.Args[1]](ctx, a)
 		err = errors.Join(err, invariant.Check(ctx, invariant.Machine(nil)))
 	}
+	end(err, a)
+}
+
+// end says how it went. a may be nil.
+func end(err error, a *agent.Agent) {
 	if err != nil {
 		fmt.Println("FAILED:", err)
 		if a != nil {
@@ -68,10 +85,16 @@ func main() {
 		os.Exit(1)
 	}
 	fmt.Println("PASSED")
+	os.Exit(0)
 }
 
 func start(ctx context.Context) (*agent.Agent, error) {
 	return agent.Start(ctx, agent.Options{Program: "/usr/local/bin/lamina-node", Dir: "/var/lib/kubelet", Pools: pools})
+}
+
+// startBare starts an agent to which pools are applied.
+func startBare(ctx context.Context) (*agent.Agent, error) {
+	return agent.Start(ctx, agent.Options{Program: "/usr/local/bin/lamina-node", Dir: "/var/lib/kubelet"})
 }
 
 // kinds are the volumes of the write and check scenarios, by name.

@@ -1,0 +1,35 @@
+//go:build vm
+
+package real
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/lamina-csi/lamina/test/vm"
+)
+
+var (
+	runs  = flag.Int("runs", 2, "how many runs TestFullPool has")
+	first = flag.Int("first", 0, "the first of them, to repeat one")
+	seed  = flag.Uint64("seed", 1, "what TestFullPool derives its choices from")
+)
+
+// perBoot is how many runs share a machine.
+const perBoot = 4
+
+// A pool becomes full, its data or its metadata, under writers and while volumes and
+// snapshots are asked for; each run takes one of the ways out.
+func TestFullPool(t *testing.T) {
+	for at := *first; at < *first+*runs; at += perBoot {
+		n := min(perBoot, *first+*runs-at)
+		var d []vm.Disk
+		for i := at; i < at+n; i++ {
+			d = append(d, vm.Disk{Serial: fmt.Sprint("SMALL", i), Size: gib / 2, Unsafe: true},
+				vm.Disk{Serial: fmt.Sprint("LARGE", i), Size: 2 * gib, Unsafe: true})
+		}
+		pass(t, boot(t, "full", d, os.Stdout, fmt.Sprint(*seed), fmt.Sprint(at), fmt.Sprint(n)))
+	}
+}
