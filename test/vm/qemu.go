@@ -106,18 +106,24 @@ func (m *Machine) diskArgs(i int, d Disk) ([]string, error) {
 		}
 		args = append(args,
 			"-blockdev", fmt.Sprintf("driver=file,node-name=log-%s,filename=%s", d.Serial, escape(d.WriteLog)),
-			"-blockdev", fmt.Sprintf("driver=blklogwrites,node-name=logged-%s,file=%s,log=log-%s", d.Serial, file, d.Serial))
+			"-blockdev", fmt.Sprintf("driver=blklogwrites,node-name=logged-%s,file=%s,log=log-%s,discard=unmap", d.Serial, file, d.Serial))
 		file = "logged-" + d.Serial
 	}
 	block := d.BlockSize
 	if block == 0 {
 		block = 512
 	}
+	model := "nvme"
+	if d.WriteLog != "" {
+		// QEMU 7.2's log breaks with two "write zeroes" at the same time, and with requests
+		// that were merged to as many buffers as one write may have: it adds two.
+		model = "virtio-blk-pci,write-zeroes=off,request-merging=off"
+	}
 	return append(args,
-		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,file=%s,read-only=%s", nodeName(d.Serial), file, flags[d.ReadOnly]),
+		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,file=%s,read-only=%s,discard=unmap", nodeName(d.Serial), file, flags[d.ReadOnly]),
 		"-device", fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d,slot=%d", i, i+1, i+1),
-		"-device", fmt.Sprintf("nvme,id=%s,serial=%s,drive=%s,bus=port%d,logical_block_size=%d,physical_block_size=%d",
-			deviceID(d.Serial), d.Serial, nodeName(d.Serial), i, block, block),
+		"-device", fmt.Sprintf("%s,id=%s,serial=%s,drive=%s,bus=port%d,logical_block_size=%d,physical_block_size=%d",
+			model, deviceID(d.Serial), d.Serial, nodeName(d.Serial), i, block, block),
 	), nil
 }
 
