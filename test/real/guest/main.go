@@ -9,9 +9,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,13 +33,20 @@ func main() {
 		"hostile": hostile,
 		"kill":    kill,
 		"killAll": kill,
+		"cuts":    cuts,
+		"record":  record,
+		"look":    look,
+		"repair":  look,
 	}
 	if os.Args[0] == killedLVM {
 		fmt.Fprintln(os.Stderr, "killed lvm:", runLVM())
 		os.Exit(1)
 	}
-	if len(os.Args) != 2 || scenarios[os.Args[1]] == nil {
-		fmt.Println("usage: guest SCENARIO")
+	if len(os.Args) < 2 || scenarios[os.Args[1]] == nil {
+		fmt.Println("usage: guest SCENARIO [flags]")
+		os.Exit(2)
+	}
+	if err := flag.CommandLine.Parse(os.Args[2:]); err != nil {
 		os.Exit(2)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
@@ -45,6 +54,12 @@ func main() {
 	begin := start
 	if strings.HasPrefix(os.Args[1], "kill") {
 		begin = startKilled
+	}
+	if os.Args[1] == "repair" {
+		begin = startRepaired
+	}
+	if slices.Contains([]string{"cuts", "record", "look"}, os.Args[1]) {
+		begin = startLogged
 	}
 	a, err := begin(ctx)
 	if err == nil {
@@ -62,6 +77,12 @@ func main() {
 }
 
 func start(ctx context.Context) (*agent.Agent, error) {
+	return agent.Start(ctx, agent.Options{Program: "/usr/local/bin/lamina-node", Dir: "/var/lib/kubelet", Pools: pools})
+}
+
+// startLogged starts an agent for the disks whose writes are logged, which are virtio's.
+func startLogged(ctx context.Context) (*agent.Agent, error) {
+	const pools = "pools: {fast: all}\nprofiles: {all: {disks: {transport: [virtio], minSize: 1Gi}}}\n"
 	return agent.Start(ctx, agent.Options{Program: "/usr/local/bin/lamina-node", Dir: "/var/lib/kubelet", Pools: pools})
 }
 
@@ -113,10 +134,8 @@ func same(v agent.Volume, name string) error {
 	return nil
 }
 
-// write fills volumes, snapshots them, says so, and goes on writing until the
-// power is cut or, if nobody cuts it, for a while.
+// write fills volumes and snapshots them.
 func write(ctx context.Context, a *agent.Agent) error {
-	var files []string
 	for _, k := range kinds {
 		v, err := a.Create(ctx, "fast", k.name, k.fs, volumeSize, nil)
 		if err != nil {
@@ -130,17 +149,6 @@ func write(ctx context.Context, a *agent.Agent) error {
 		}
 		if _, err := v.Snapshot(ctx, "snap-"+k.name); err != nil {
 			return err
-		}
-		if k.fs != "" {
-			files = append(files, filepath.Join(v.Target(), "more"))
-		}
-	}
-	fmt.Println("WRITTEN")
-	for i := range 50 {
-		for _, f := range files {
-			if err := os.WriteFile(f, bytes.Repeat([]byte{byte(i)}, 1<<20), 0o600); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
