@@ -108,7 +108,7 @@ func (r *cutRig) boot(args ...string) (m *vm.Machine, in io.Writer, out *io.Pipe
 		Program: r.guest, Args: append(args, "-seed", fmt.Sprint(r.seed)),
 		Files: map[string]string{"/usr/local/bin/lamina-node": r.node},
 		Disks: []vm.Disk{{Serial: "A", Path: r.path("copy"), WriteLog: r.path("log")}},
-		Stdin: stdin, Stdout: stdout, Stderr: os.Stderr, Timeout: 10 * time.Minute,
+		Stdin: stdin, Stdout: stdout, Stderr: os.Stderr, Timeout: 20 * time.Minute,
 	})
 	if err != nil {
 		r.t.Fatal(err)

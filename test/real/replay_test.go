@@ -23,7 +23,7 @@ import (
 func TestWriteReplay(t *testing.T) {
 	rounds, states, boots := 3, 300, 2
 	if *long {
-		rounds, states, boots = 40, 5000, 20
+		rounds, states, boots = 35, 5000, 20
 	}
 	r := newCutRig(t)
 	h := r.record(rounds)
