@@ -340,7 +340,7 @@ func (p *replay) agree(vg *lvm.VG) error {
 }
 
 // reorder counts what a disk would do that wrote LVM's header before the text that it
-// names, and lost the text. Of the last such state a copy is kept.
+// names, and lost the text. A copy is kept of the first such state in the second half.
 func (p *replay) reorder(n int, volatile []int) {
 	first := slices.IndexFunc(volatile, func(n int) bool { return p.log.Entries[n].Offset < lvmArea })
 	if first < 0 || first == len(volatile)-1 {
@@ -357,7 +357,7 @@ func (p *replay) reorder(n int, volatile []int) {
 	defer undo()
 	if _, err := lvm.ReadDisk(p.image); err != nil {
 		p.torn++
-		if n > p.h.calls[0].answered {
+		if p.tornLook == "" && n > p.h.calls[len(p.h.calls)/2].answered {
 			p.rig.copy(p.image.Name(), p.rig.path("torn"))
 			p.tornLook = p.h.at(n).look()
 		}
