@@ -2,6 +2,7 @@ package lvm
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -77,6 +78,15 @@ func (vg *VG) LV(name LVName) (*LV, bool) {
 		}
 	}
 	return nil, false
+}
+
+// ReadDisk reads the metadata of a volume group from a disk, or from an image of one.
+func ReadDisk(disk io.ReaderAt) (*VG, error) {
+	raw, err := readMetadata(disk, Generation{})
+	if err != nil {
+		return nil, err
+	}
+	return parseMetadata(raw)
 }
 
 // parseMetadata reads the text that LVM writes to a physical volume

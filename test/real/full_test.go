@@ -14,7 +14,6 @@ import (
 var (
 	runs  = flag.Int("runs", 2, "how many runs TestFullPool has")
 	first = flag.Int("first", 0, "the first of them, to repeat one")
-	seed  = flag.Uint64("seed", 1, "what TestFullPool derives its choices from")
 )
 
 // perBoot is how many runs share a machine.
@@ -30,6 +29,6 @@ func TestFullPool(t *testing.T) {
 			d = append(d, vm.Disk{Serial: fmt.Sprint("SMALL", i), Size: gib / 2, Unsafe: true},
 				vm.Disk{Serial: fmt.Sprint("LARGE", i), Size: 2 * gib, Unsafe: true})
 		}
-		pass(t, boot(t, "full", d, os.Stdout, fmt.Sprint(*seed), fmt.Sprint(at), fmt.Sprint(n)))
+		pass(t, boot(t, "full", d, os.Stdout, fmt.Sprint(max(1, *seedFlag)), fmt.Sprint(at), fmt.Sprint(n)))
 	}
 }

@@ -5,9 +5,7 @@
 package real
 
 import (
-	"bufio"
 	"bytes"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -16,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -141,8 +138,7 @@ func pass(t *testing.T, m *vm.Machine) {
 	}
 }
 
-// kept are disks that outlive a boot and write through to the host's file, as
-// a power cut needs.
+// kept are disks that outlive a boot.
 func kept(t *testing.T) []vm.Disk {
 	dir := t.TempDir()
 	return []vm.Disk{
@@ -154,32 +150,6 @@ func kept(t *testing.T) []vm.Disk {
 func TestReboot(t *testing.T) {
 	d := kept(t)
 	pass(t, boot(t, "write", d, os.Stdout))
-	pass(t, boot(t, "check", d, os.Stdout))
-}
-
-func TestPowerCut(t *testing.T) {
-	d := kept(t)
-	r, w := io.Pipe()
-	m := boot(t, "write", d, w)
-	lines := bufio.NewScanner(r)
-	for lines.Scan() && !strings.Contains(lines.Text(), "WRITTEN") {
-		fmt.Println(lines.Text())
-	}
-	drained := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(io.Discard, r) // the guest must not wait for a reader
-		drained <- err
-	}()
-	if err := m.CutPower(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.Wait(); !errors.Is(err, vm.ErrPowerCut) {
-		t.Fatalf("the machine ended by itself before the power was cut: %v", err)
-	}
-	w.Close()
-	if err := <-drained; err != nil {
-		t.Fatal(err)
-	}
 	pass(t, boot(t, "check", d, os.Stdout))
 }
 

@@ -83,6 +83,9 @@ func runTree(ctx context.Context, root string, cfg Config) (*bundle.Tree, error)
 	for guest := range cfg.Outputs {
 		w.Outputs = append(w.Outputs, guest)
 	}
+	if slices.ContainsFunc(cfg.Disks, func(d Disk) bool { return d.WriteLog != "" }) {
+		w.Modules = append(w.Modules, "virtio_blk")
+	}
 	for _, d := range cfg.Disks {
 		if !d.Out {
 			w.Disks = append(w.Disks, wire.Disk{Serial: d.Serial, ReadOnly: d.ReadOnly})

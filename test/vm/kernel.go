@@ -23,10 +23,10 @@ import (
 )
 
 // moduleDirs and moduleNames are what the guest can load, with all that those
-// modules depend on. Its kernel has nvme, ext4 and virtio built in.
+// modules depend on. Its kernel has nvme, ext4 and virtio's bus built in.
 var (
 	moduleDirs  = []string{"drivers/md", "crypto", "arch/x86/crypto", "fs/xfs", "fs/btrfs", "fs/overlayfs"}
-	moduleNames = []string{"loop", "null_blk", "scsi_debug"}
+	moduleNames = []string{"loop", "null_blk", "scsi_debug", "virtio_blk"}
 )
 
 // kernel is a bootable image and an initramfs with its modules.

@@ -77,7 +77,8 @@ type Config struct {
 }
 
 // Disk is one emulated NVMe disk, /dev/nvmeXn1 in the guest. X follows no
-// order: find a disk by its serial in /sys/block/*/device/serial.
+// order: find a disk by its serial in /sys/block/*/device/serial, or, with a
+// WriteLog, in /sys/block/*/serial.
 type Disk struct {
 	Serial string // unique in the machine; up to 20 letters, digits, "-" and "_"
 	// Path is the raw image. A missing file is made, sparse, of Size bytes. Empty
@@ -90,7 +91,10 @@ type Disk struct {
 	Unsafe bool
 	// Out is a disk that is not in the machine until InsertDisk.
 	Out bool
-	// WriteLog records every write in a file (QEMU's blklogwrites) for replay.
+	// WriteLog records every write and flush in a file (QEMU's blklogwrites), for
+	// [ReadWriteLog]. Such a disk is no NVMe disk but /dev/vdX: QEMU's NVMe disk takes
+	// a write with "force unit access" for one without, and the log would not say that
+	// it must survive. To a virtio disk, Linux sends a flush after it instead.
 	WriteLog string
 }
 

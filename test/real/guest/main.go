@@ -9,10 +9,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/lamina-csi/lamina/test/agent"
@@ -37,6 +37,15 @@ func main() {
 		"kill":    kill,
 		"killAll": kill,
 		"full":    fullRuns,
+		"cuts":    cuts,
+		"record":  record,
+		"look":    look,
+		"repair":  look,
+	}
+	// Those that are not here have start.
+	begins := map[string]func(context.Context) (*agent.Agent, error){
+		"kill": startKilled, "killAll": startKilled, "full": startBare, "repair": startRepaired,
+		"cuts": startLogged, "record": startLogged, "look": startLogged,
 	}
 	// These start agents themselves, again and again.
 	faults := map[string]func(context.Context) error{
@@ -51,7 +60,10 @@ func main() {
 		os.Exit(1)
 	}
 	if len(os.Args) < 2 || scenarios[os.Args[1]] == nil && faults[os.Args[1]] == nil {
-		fmt.Println("usage: guest SCENARIO [ARGUMENT...]")
+		fmt.Println("usage: guest SCENARIO [flags] [ARGUMENT...]")
+		os.Exit(2)
+	}
+	if err := flag.CommandLine.Parse(os.Args[2:]); err != nil {
 		os.Exit(2)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
@@ -60,12 +72,9 @@ func main() {
 		err := errors.Join(fault(ctx), invariant.Check(ctx, invariant.Machine(nil)))
 		end(err, agent.At("/var/lib/kubelet"))
 	}
-	begin := start
-	switch {
-	case strings.HasPrefix(os.Args[1], "kill"):
-		begin = startKilled
-	case os.Args[1] == "full":
-		begin = startBare
+	begin := begins[os.Args[1]]
+	if begin == nil {
+		begin = start
 	}
 	a, err := begin(ctx)
 	if err == nil {
@@ -95,6 +104,12 @@ func start(ctx context.Context) (*agent.Agent, error) {
 // startBare starts an agent to which pools are applied.
 func startBare(ctx context.Context) (*agent.Agent, error) {
 	return agent.Start(ctx, agent.Options{Program: "/usr/local/bin/lamina-node", Dir: "/var/lib/kubelet"})
+}
+
+// startLogged starts an agent for the disks whose writes are logged, which are virtio's.
+func startLogged(ctx context.Context) (*agent.Agent, error) {
+	const pools = "pools: {fast: all}\nprofiles: {all: {disks: {transport: [virtio], minSize: 1Gi}}}\n"
+	return agent.Start(ctx, agent.Options{Program: "/usr/local/bin/lamina-node", Dir: "/var/lib/kubelet", Pools: pools})
 }
 
 // kinds are the volumes of the write and check scenarios, by name.
@@ -145,10 +160,8 @@ func same(v agent.Volume, name string) error {
 	return nil
 }
 
-// write fills volumes, snapshots them, says so, and goes on writing until the
-// power is cut or, if nobody cuts it, for a while.
+// write fills volumes and snapshots them.
 func write(ctx context.Context, a *agent.Agent) error {
-	var files []string
 	for _, k := range kinds {
 		v, err := a.Create(ctx, "fast", k.name, k.fs, volumeSize, nil)
 		if err != nil {
@@ -162,17 +175,6 @@ func write(ctx context.Context, a *agent.Agent) error {
 		}
 		if _, err := v.Snapshot(ctx, "snap-"+k.name); err != nil {
 			return err
-		}
-		if k.fs != "" {
-			files = append(files, filepath.Join(v.Target(), "more"))
-		}
-	}
-	fmt.Println("WRITTEN")
-	for i := range 50 {
-		for _, f := range files {
-			if err := os.WriteFile(f, bytes.Repeat([]byte{byte(i)}, 1<<20), 0o600); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -23,9 +23,9 @@ type writer struct {
 	seed  uint64
 	next  uint64
 	files int // that were given up
-	acked []record
+	acked []entry
 	// doubtful was acknowledged in a file after an fsync of that file had failed.
-	doubtful []record
+	doubtful []entry
 
 	longest time.Duration // of the records that were acknowledged
 	took    time.Duration // of the one that failed first
@@ -35,8 +35,8 @@ type writer struct {
 	done    chan error
 }
 
-// record is where a content lies that can be computed again.
-type record struct {
+// entry is where a content lies that can be computed again.
+type entry struct {
 	file  string
 	at    int64
 	size  int
@@ -88,7 +88,7 @@ func (w *writer) again() error {
 }
 
 func (w *writer) one() error {
-	r := record{file: filepath.Join(w.Target(), fmt.Sprintf("records-%d-%d", w.files, w.next/perFile)), count: w.next}
+	r := entry{file: filepath.Join(w.Target(), fmt.Sprintf("records-%d-%d", w.files, w.next/perFile)), count: w.next}
 	r.size = 1 + int(w.random(r.count).Uint64N(256<<10))
 	w.next++
 	start := time.Now()
@@ -123,7 +123,7 @@ func appendTo(file string, data []byte) (at int64, err error) {
 
 func (w *writer) random(count uint64) *rand.Rand { return rand.New(rand.NewPCG(w.seed, count)) }
 
-func (w *writer) content(r record) []byte {
+func (w *writer) content(r entry) []byte {
 	rnd := w.random(r.count)
 	rnd.Uint64() // its size
 	data := make([]byte, 0, r.size+8)
@@ -147,7 +147,7 @@ func (w *writer) check() error {
 }
 
 // there reads one record, from the device.
-func (w *writer) there(r record) error {
+func (w *writer) there(r entry) error {
 	f, err := os.Open(r.file)
 	if err != nil {
 		return err

@@ -64,6 +64,9 @@ func awaitDisks(disks []wire.Disk) error {
 	for _, d := range disks {
 		dev, err := await("disk "+d.Serial, func() (string, error) {
 			file, err := matching("/sys/block/nvme*/device/serial", d.Serial)
+			if err == nil && file == "" {
+				file, err = matching("/sys/block/vd*/serial", d.Serial)
+			}
 			if err != nil || file == "" {
 				return "", err
 			}

@@ -88,11 +88,15 @@ func env(args []string) error {
 
 // disk returns the device name of a serial number.
 func disk(serial string) (string, error) {
-	files, err := filepath.Glob("/sys/block/nvme*/device/serial")
+	nvme, err := filepath.Glob("/sys/block/nvme*/device/serial")
 	if err != nil {
 		return "", err
 	}
-	for _, f := range files {
+	virtio, err := filepath.Glob("/sys/block/vd*/serial")
+	if err != nil {
+		return "", err
+	}
+	for _, f := range append(nvme, virtio...) {
 		if attr(f) == serial {
 			return strings.Split(f, "/")[3], nil
 		}
