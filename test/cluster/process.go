@@ -1,18 +1,13 @@
 package cluster
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"runtime"
 	"syscall"
-	"time"
 )
-
-// stopTime is how long a host process may take to end when it is told to.
-const stopTime = 15 * time.Second
 
 // process is a program in the cluster's network. It dies with this process.
 type process struct {
@@ -60,19 +55,6 @@ func startProcess(n *network, log string, output io.Writer, args ...string) (*pr
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may be gone already
 	<-p.gone
-}
-
-// stop tells the program to end, and kills it if it takes too long.
-func (p *process) stop() error {
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	select {
-	case <-p.gone:
-	case <-time.After(stopTime):
-		p.kill()
-	}
-	return nil
 }
 
 // tail returns the end of the program's output.

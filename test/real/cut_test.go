@@ -41,13 +41,14 @@ func seed(t *testing.T) uint64 {
 // next boot finds what was acknowledged, and the same call, made again, or another one
 // that may follow comes to its end.
 func TestPowerCuts(t *testing.T) {
+	t.Parallel()
 	r := newCutRig(t)
 	acked := false
 	for boot := range *cuts {
 		acked = r.cut(boot, acked)
 	}
 	m, _, out := r.boot("cuts", "-boot", fmt.Sprint(*cuts), "-last", "-acked="+fmt.Sprint(acked))
-	go io.Copy(os.Stdout, out) //nolint:errcheck // for people
+	go io.Copy(t.Output(), out) //nolint:errcheck // for people
 	pass(t, m)
 	for _, name := range slices.Sorted(maps.Keys(r.by)) {
 		t.Logf("%4d %s", r.by[name], name)
@@ -108,7 +109,7 @@ func (r *cutRig) boot(args ...string) (m *vm.Machine, in io.Writer, out *io.Pipe
 		Program: r.guest, Args: append(args, "-seed", fmt.Sprint(r.seed)),
 		Files: map[string]string{"/usr/local/bin/lamina-node": r.node},
 		Disks: []vm.Disk{{Serial: "A", Path: r.path("copy"), WriteLog: r.path("log")}},
-		Stdin: stdin, Stdout: stdout, Stderr: os.Stderr, Timeout: 20 * time.Minute,
+		Stdin: stdin, Stdout: stdout, Stderr: r.t.Output(), Timeout: 20 * time.Minute,
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 // alone, and ends with the data where it was: by itself, or by what docs/operations.md
 // says, typed from there.
 func TestDiskFaults(t *testing.T) {
+	t.Parallel()
 	t.Run("damaged", func(t *testing.T) { faults(t, "damaged", fastDisks(t, 1)) })
 	t.Run("absent", func(t *testing.T) {
 		d := fastDisks(t, 2)

@@ -22,6 +22,7 @@ const perBoot = 4
 // A pool becomes full, its data or its metadata, under writers and while volumes and
 // snapshots are asked for; each run takes one of the ways out.
 func TestFullPool(t *testing.T) {
+	t.Parallel()
 	for at := *first; at < *first+*runs; at += perBoot {
 		n := min(perBoot, *first+*runs-at)
 		var d []vm.Disk
@@ -29,6 +30,6 @@ func TestFullPool(t *testing.T) {
 			d = append(d, vm.Disk{Serial: fmt.Sprint("SMALL", i), Size: gib / 2, Unsafe: true},
 				vm.Disk{Serial: fmt.Sprint("LARGE", i), Size: 2 * gib, Unsafe: true})
 		}
-		pass(t, boot(t, "full", d, os.Stdout, fmt.Sprint(max(1, *seedFlag)), fmt.Sprint(at), fmt.Sprint(n)))
+		pass(t, boot(t, "full", d, t.Output(), fmt.Sprint(max(1, *seedFlag)), fmt.Sprint(at), fmt.Sprint(n)))
 	}
 }

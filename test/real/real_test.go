@@ -64,7 +64,7 @@ func compile(t *testing.T, pkg string, command ...string) string {
 // goTest runs a package's real-kernel tests in the guest.
 func goTest(t *testing.T, pkg string, cfg vm.Config, args ...string) {
 	t.Helper()
-	cfg.Stdout, cfg.Stderr = os.Stdout, os.Stderr
+	cfg.Stdout, cfg.Stderr = t.Output(), t.Output()
 	code, err := vm.RunGoTest(t.Context(), pkg, "vm", cfg, args...)
 	if err != nil || code != 0 {
 		t.Errorf("%s: exit %d, %v", pkg, code, err)
@@ -72,15 +72,18 @@ func goTest(t *testing.T, pkg string, cfg vm.Config, args ...string) {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	goTest(t, "./lvm", vm.Config{Disks: disks("LVM", 4, 2*gib), Modules: []string{"dm_raid"}, Timeout: 15 * time.Minute},
 		"-test.run=TestConformanceOnLVM", "-test.v")
 }
 
 func TestVetting(t *testing.T) {
+	t.Parallel()
 	goTest(t, "./node/disk", vm.Config{Disks: disks("VET", 3, gib), Timeout: 15 * time.Minute}, "-test.run=TestVM", "-test.v")
 }
 
 func TestMounts(t *testing.T) {
+	t.Parallel()
 	goTest(t, "./node/mount", vm.Config{Disks: disks("MNT", 2, 2*gib), Timeout: 15 * time.Minute}, "-test.run=TestVM", "-test.v")
 }
 
@@ -94,8 +97,15 @@ func sanity(t *testing.T, test string) {
 	}, "-test.run=^"+test+"$", "-test.v")
 }
 
-func TestSanityThin(t *testing.T)  { sanity(t, "TestVMSanityThin") }
-func TestSanityThick(t *testing.T) { sanity(t, "TestVMSanityThick") }
+func TestSanityThin(t *testing.T) {
+	t.Parallel()
+	sanity(t, "TestVMSanityThin")
+}
+
+func TestSanityThick(t *testing.T) {
+	t.Parallel()
+	sanity(t, "TestVMSanityThick")
+}
 
 // boot starts a scenario of the guest program.
 func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer, args ...string) *vm.Machine {
@@ -110,7 +120,7 @@ func boot(t *testing.T, scenario string, disks []vm.Disk, stdout io.Writer, args
 // bootConfig adds the guest program and, if there is none, the agent to a machine.
 func bootConfig(t *testing.T, cfg vm.Config) *vm.Machine {
 	t.Helper()
-	cfg.Program, cfg.Timeout, cfg.Stderr = build(t, "test/real/guest"), 20*time.Minute, os.Stderr
+	cfg.Program, cfg.Timeout, cfg.Stderr = build(t, "test/real/guest"), 20*time.Minute, t.Output()
 	files := map[string]string{"/operations.md": "../../docs/operations.md"}
 	maps.Copy(files, cfg.Files)
 	if files[nodeFile] == "" {
@@ -148,28 +158,32 @@ func kept(t *testing.T) []vm.Disk {
 }
 
 func TestReboot(t *testing.T) {
+	t.Parallel()
 	d := kept(t)
-	pass(t, boot(t, "write", d, os.Stdout))
-	pass(t, boot(t, "check", d, os.Stdout))
+	pass(t, boot(t, "write", d, t.Output()))
+	pass(t, boot(t, "check", d, t.Output()))
 }
 
 func TestGroupSnapshot(t *testing.T) {
-	pass(t, boot(t, "group", disks("GRP", 1, 4*gib), os.Stdout))
+	t.Parallel()
+	pass(t, boot(t, "group", disks("GRP", 1, 4*gib), t.Output()))
 }
 
 func TestLimits(t *testing.T) {
-	pass(t, boot(t, "limits", disks("LIM", 1, 4*gib), os.Stdout))
+	t.Parallel()
+	pass(t, boot(t, "limits", disks("LIM", 1, 4*gib), t.Output()))
 }
 
 // Hostile content in volumes and a hostile disk; and what deleted volumes leave on
 // the disks. A volume that was active when it was deleted leaves nothing there.
 func TestHostile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	var d []vm.Disk
 	for serial, size := range map[string]int64{"FAST1": 4 * gib, "SLOW1": gib / 4 * 3, "EVIL1": gib / 2} {
 		d = append(d, vm.Disk{Serial: serial, Size: size, Path: filepath.Join(dir, serial), Unsafe: true})
 	}
-	pass(t, boot(t, "hostile", d, os.Stdout))
+	pass(t, boot(t, "hostile", d, t.Output()))
 	for serial, pool := range map[string]string{"FAST1": "fast", "SLOW1": "slow"} {
 		if n := count(t, filepath.Join(dir, serial), "secret of "+pool+" active; "); n > 0 {
 			t.Errorf("the secret of a volume in pool %s lies on the disk %d times after it was deleted", pool, n)
@@ -208,45 +222,51 @@ func count(t *testing.T, path, text string) int {
 var long = flag.Bool("long", false, "the long form of the tests that have one")
 
 func TestKillLVM(t *testing.T) {
+	t.Parallel()
 	scenario := "kill"
 	if *long {
 		scenario = "killAll"
 	}
-	pass(t, boot(t, scenario, disks("KILL", 1, gib), os.Stdout))
+	pass(t, boot(t, scenario, disks("KILL", 1, gib), t.Output()))
 }
 
 // LVM and a disk that do not answer.
 func TestHang(t *testing.T) {
+	t.Parallel()
 	pass(t, boot(t, "hang", []vm.Disk{
 		{Serial: "FAST1", Size: 4 * gib, Unsafe: true}, {Serial: "SLOW1", Size: gib / 2, Unsafe: true}, {Serial: "OWN1", Size: gib / 2, Unsafe: true},
-	}, os.Stdout))
+	}, t.Output()))
 }
 
 // The agent is killed before and after each program that it runs.
 func TestKillAgent(t *testing.T) {
-	pass(t, boot(t, "die", disks("DIE", 1, 4*gib), os.Stdout))
+	t.Parallel()
+	pass(t, boot(t, "die", disks("DIE", 1, 4*gib), t.Output()))
 }
 
 // What a person does to pools and volumes by hand.
 func TestAdmin(t *testing.T) {
+	t.Parallel()
 	pass(t, bootConfig(t, vm.Config{
-		Args: []string{"admin"}, Modules: []string{"dm_raid"}, Stdout: os.Stdout,
+		Args: []string{"admin"}, Modules: []string{"dm_raid"}, Stdout: t.Output(),
 		Disks: append(disks("ADM", 2, 2*gib), vm.Disk{Serial: "SPARE", Size: gib / 8, Unsafe: true}),
 	}))
 }
 
 // The disk STORM1 is the pool's, and SPARE too small to be taken for it.
 func TestStorm(t *testing.T) {
+	t.Parallel()
 	scenario, node := "storm", build(t, "cmd/lamina-node")
 	if *long {
 		scenario, node = "storms", compile(t, "cmd/lamina-node", "build", "-race")
 	}
 	pass(t, bootConfig(t, vm.Config{
-		Args: []string{scenario}, Files: map[string]string{nodeFile: node}, Modules: []string{"dm_mirror"}, Stdout: os.Stdout,
+		Args: []string{scenario}, Files: map[string]string{nodeFile: node}, Modules: []string{"dm_mirror"}, Stdout: t.Output(),
 		Disks: append(disks("STORM", 1, 8*gib), vm.Disk{Serial: "SPARE", Size: gib / 8, Unsafe: true}),
 	}))
 }
 
 func TestMemory(t *testing.T) {
-	pass(t, boot(t, "idle", disks("MEM", 1, 8*gib), os.Stdout))
+	t.Parallel()
+	pass(t, boot(t, "idle", disks("MEM", 1, 8*gib), t.Output()))
 }

@@ -21,6 +21,7 @@ import (
 // cannot read, which a disk makes that loses LVM's text and keeps a later header, is
 // repaired as the runbook says.
 func TestWriteReplay(t *testing.T) {
+	t.Parallel()
 	rounds, states, boots := 3, 300, 2
 	if *long {
 		rounds, states, boots = 35, 5000, 20
@@ -128,7 +129,7 @@ func (r *cutRig) boots(scenario, disk, look string) {
 		Program: r.guest, Args: []string{scenario, "-for", look},
 		Files: map[string]string{"/usr/local/bin/lamina-node": r.node},
 		Disks: []vm.Disk{{Serial: "A", Path: copied, WriteLog: copied + ".log"}},
-		Stdin: strings.NewReader(""), Stdout: os.Stdout, Stderr: os.Stderr, Timeout: 10 * time.Minute,
+		Stdin: strings.NewReader(""), Stdout: r.t.Output(), Stderr: r.t.Output(), Timeout: 10 * time.Minute,
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -45,6 +45,7 @@ func varDisk(t *testing.T) string {
 // TestSysext is the life of the sysext image on a host with systemd and udev whose root
 // is read-only: it comes, is replaced, the host reboots, it goes.
 func TestSysext(t *testing.T) {
+	t.Parallel()
 	root, err := asset.Host(t.Context(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -66,8 +67,8 @@ func TestSysext(t *testing.T) {
 			Memory:  2 << 30,
 			CPUs:    2,
 			Timeout: 20 * time.Minute,
-			Stdout:  os.Stdout,
-			Stderr:  os.Stderr,
+			Stdout:  t.Output(),
+			Stderr:  t.Output(),
 		})
 		if err != nil {
 			t.Fatal(err)

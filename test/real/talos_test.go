@@ -98,8 +98,8 @@ func playTalos(t *testing.T, scenario string, disks []vm.Disk, more map[string]s
 		Disks:   disks,
 		Memory:  2 << 30,
 		Timeout: 25 * time.Minute,
-		Stdout:  os.Stdout,
-		Stderr:  os.Stderr,
+		Stdout:  t.Output(),
+		Stderr:  t.Output(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -108,10 +108,12 @@ func playTalos(t *testing.T, scenario string, disks []vm.Disk, more map[string]s
 }
 
 func TestTalosService(t *testing.T) {
+	t.Parallel()
 	playTalos(t, "service", disks("TAL", 1, 8*gib), nil)
 }
 
 func TestTalosSanity(t *testing.T) {
+	t.Parallel()
 	playTalos(t, "sanity", disks("TAL", 1, 8*gib), map[string]string{
 		"/usr/bin/sanity.test": compile(t, "test/sanity", "test", "-c"),
 	})
@@ -141,10 +143,12 @@ func udevFiles(t *testing.T) map[string]string {
 }
 
 func TestUdev(t *testing.T) {
+	t.Parallel()
 	playTalos(t, "udev", disks("TAL", 1, 8*gib), udevFiles(t))
 }
 
 func TestTalosBoot(t *testing.T) {
+	t.Parallel()
 	playTalos(t, "boot", []vm.Disk{
 		{Serial: "LUKS1", Size: 2 * gib, Unsafe: true}, {Serial: "OWN1", Size: 2 * gib, Unsafe: true},
 	}, nil)
