@@ -5,7 +5,6 @@ package real
 import (
 	"flag"
 	"fmt"
-	"os"
 	"testing"
 
 	"github.com/lamina-csi/lamina/test/vm"

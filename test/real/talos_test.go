@@ -4,7 +4,6 @@ package real
 
 import (
 	"maps"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
