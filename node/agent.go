@@ -213,6 +213,15 @@ func (a *Agent) reconcile(ctx context.Context, wanted []Wanted) map[string]repor
 	failAll := func(err error) map[string]report {
 		for _, w := range wanted {
 			reports[w.Pool] = report{err: err}
+			// lvm was kept waiting, by somebody's lock or one disk: that says nothing of a
+			// pool that is there.
+			if old, known := a.reportOf(w.Pool); known && old.err == nil && errors.Is(err, pool.ErrPending) {
+				a.log.Warn("the disks could not be looked at; pools stay as they are", "pool", w.Pool, "error", err)
+				reports[w.Pool] = old
+			}
+		}
+		if errors.Is(err, pool.ErrPending) {
+			time.AfterFunc(pollPools, a.poke)
 		}
 		return reports
 	}
@@ -243,6 +252,14 @@ func (a *Agent) reconcile(ctx context.Context, wanted []Wanted) map[string]repor
 		reports[w.Pool] = report{refused: refused, err: a.ensure(ctx, w, seen, blank)}
 	}
 	return reports
+}
+
+// reportOf is what the last reconciliation said of a pool.
+func (a *Agent) reportOf(name string) (report, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r, known := a.reports[name]
+	return r, known
 }
 
 // ensure leaves behind an lvm command that hangs: the other pools have their turn, and

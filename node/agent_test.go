@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"syscall"
@@ -109,6 +110,32 @@ func TestReconcile(t *testing.T) {
 	}
 	want(t, a, "pools: {}")
 	check(t, a, told{"fast", false, []string{"/dev/nvme0n1", "/dev/nvme1n1"}, nil, false})
+}
+
+// An lvm that is kept waiting says nothing of a pool that is there.
+func TestReconcileWhileLVMHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _, h := newTestAgent(t, "pools: {fast: nvme}", "/dev/nvme0n1")
+		hangs := func(s lvmtest.Step) error {
+			if s.Call == "fullreport" {
+				return fmt.Errorf("run fullreport: %w", context.DeadlineExceeded)
+			}
+			return nil
+		}
+		h.OnStep(hangs)
+		check(t, a, told{Pool: "fast", Wanted: true, Err: true})
+		h.OnStep(nil)
+		well := told{Pool: "fast", Wanted: true, Disks: []string{"/dev/nvme0n1"}}
+		check(t, a, well)
+		h.OnStep(hangs)
+		check(t, a, well)
+		h.OnStep(nil)
+		time.Sleep(pollPools)
+		synctest.Wait()
+		if len(a.changed) != 1 {
+			t.Error("it does not look again soon")
+		}
+	})
 }
 
 func TestConflictingClaimsTakeNothing(t *testing.T) {
