@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -131,7 +132,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // watchPools grows pools when device-mapper reports an event, such as a thin
 // pool that crosses its low-water mark.
 func (a *Agent) watchPools(ctx context.Context) {
-	ill := map[string]string{}
+	var outdated map[string]string
 	for ctx.Err() == nil {
 		wait, cancel := context.WithTimeout(ctx, pollPools)
 		err := a.dm.WaitEvent(wait)
@@ -142,7 +143,8 @@ func (a *Agent) watchPools(ctx context.Context) {
 		}
 		cancel()
 		a.tendPools(ctx)
-		if a.fallIll(ill) {
+		last := outdated
+		if outdated = a.pools.Outdated(); len(outdated) > 0 && !maps.Equal(outdated, last) {
 			a.poke()
 		}
 		a.pools.Probe()
@@ -152,21 +154,6 @@ func (a *Agent) watchPools(ctx context.Context) {
 		case <-time.After(pausePools):
 		}
 	}
-}
-
-// fallIll reports whether something is wrong with a pool that was not wrong before: a
-// person may have added a disk to its group or renamed it, which the agent sees only
-// when it looks at all disks again. ill is what was wrong, by group.
-func (a *Agent) fallIll(ill map[string]string) (more bool) {
-	for _, s := range a.pools.Statuses() {
-		text := ""
-		if s.Health == pool.HealthError || s.Health == pool.HealthMissingDisk {
-			text = s.Text
-		}
-		more = more || text != "" && text != ill[s.VGUUID]
-		ill[s.VGUUID] = text
-	}
-	return more
 }
 
 // tendPools ends in time: an lvm command that hangs is left behind.

@@ -277,3 +277,52 @@ func TestDiskEvent(t *testing.T) {
 		}
 	}
 }
+
+// A disk that a person adds to a group is seen soon, and one look is enough for one that
+// is missing.
+func TestOutdated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _, h := newTestAgent(t, "pools: {fast: nvme}", "/dev/nvme0n1")
+		check(t, a, told{Pool: "fast", Wanted: true, Disks: []string{"/dev/nvme0n1"}})
+		<-a.changed // what was wanted has been reached
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		a.dm = &eventless{Host: h}
+		go func() {
+			defer close(done)
+			a.watchPools(ctx)
+		}()
+		time.Sleep(2 * pollPools)
+		if len(a.changed) != 0 {
+			t.Error("it looks although nothing has changed")
+		}
+		h.AddDisk("/dev/nvme1n1", 10*gib)
+		client := lvm.New(h, h, lvm.Options{})
+		var devs []lvm.DevicePath
+		for _, path := range []string{"/dev/nvme0n1", "/dev/nvme1n1"} {
+			dev, err := lvm.ParseDevicePath(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			devs = append(devs, dev)
+		}
+		vg, err := lvm.ParseVGName("lamina-fast")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := client.VGExtend(t.Context(), lvm.Group{Name: vg, Devices: devs[:1]}, devs[1:], 16<<20); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * pollPools)
+		if len(a.changed) != 1 {
+			t.Error("it does not look")
+		}
+		<-a.changed
+		time.Sleep(2 * pollPools)
+		if len(a.changed) != 0 {
+			t.Error("it looks again and again")
+		}
+		cancel()
+		<-done
+	})
+}

@@ -53,6 +53,22 @@ func (m *Manager) register(name string, vg lvm.VGReport) error {
 	return err
 }
 
+// Outdated says, by volume group, where the disks tell of another group than
+// [Manager.Discover] saw: a person has added a disk, or renamed it.
+func (m *Manager) Outdated() map[string]string {
+	out := map[string]string{}
+	for _, p := range m.snapshot() {
+		vg, err := m.readVG(p)
+		switch {
+		case err != nil:
+			out[p.uuid] = err.Error()
+		case len(vg.PVs) != len(p.group.Devices):
+			out[p.uuid] = fmt.Sprintf("%d disks", len(vg.PVs))
+		}
+	}
+	return out
+}
+
 // defaultSpec describes a pool of which nothing is wanted: it serves what it has.
 func defaultSpec(name string, vg lvm.VGReport) Spec {
 	s := Spec{Name: name, Mode: Thick, Layout: lvm.Linear, Overprovision: 1, FullAt: 90}
