@@ -223,7 +223,11 @@ func (h *hanging) suspended() error {
 		h.works("slow"),
 	)
 	if err == nil {
-		_, err = h.await("own", "stuck")
+		var text string
+		text, err = h.await("own", "error")
+		if err == nil && !strings.Contains(text, "/dev/mapper/"+ownDevice+" has not answered a read") {
+			err = fmt.Errorf("the pool says %q", text)
+		}
 	}
 	if err := errors.Join(err, kernel.Resume(ownDevice)); err != nil {
 		return err
