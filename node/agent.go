@@ -141,6 +141,11 @@ func (a *Agent) watchPools(ctx context.Context) {
 			a.log.Warn("no device-mapper events", "error", err)
 			<-wait.Done()
 		}
+		if wait.Err() != nil {
+			// It is quiet: what the last calls needed is given back, which the runtime would
+			// keep for minutes.
+			debug.FreeOSMemory()
+		}
 		cancel()
 		a.tendPools(ctx)
 		last := outdated
