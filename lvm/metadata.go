@@ -97,8 +97,7 @@ func parseMetadata(raw RawMetadata) (*VG, error) {
 
 // parse is parseMetadata, with what is known from the text before.
 func (t *volumeTexts) parse(raw RawMetadata) (*VG, error) {
-	t.next = map[string]*volumeText{}
-	p := &textParser{text: string(raw.Text), volumes: t}
+	p := &textParser{text: string(raw.Text), volumes: map[string]*volumeText{}, known: t.known}
 	root, err := p.section(0, "")
 	if err != nil {
 		return nil, fmt.Errorf("LVM text, byte %d: %w", p.pos, err)
@@ -125,7 +124,7 @@ func (t *volumeTexts) parse(raw RawMetadata) (*VG, error) {
 	// Two copies must fit: half of the area less the header is usable
 	// (vg_mda_free, lib/metadata/metadata.c).
 	vg.MetadataFree = max(0, (raw.AreaSize-mdaHeaderSize)/2-int64(raw.Generation.Size))
-	t.extent, t.known, t.next = extent, t.next, nil
+	t.extent, t.known = extent, p.volumes
 	return vg, nil
 }
 

@@ -37,9 +37,9 @@ type textParser struct {
 	text  string
 	pos   int
 	nodes int
-	// volumes, if not nil, is told of each logical volume's section, of which it knows
-	// many from the text before.
-	volumes *volumeTexts
+	// volumes, if not nil, gets each logical volume's section; known are those of the
+	// text before. See volumeTexts.
+	volumes, known map[string]*volumeText
 }
 
 // count counts a value, a section or an element of a list.

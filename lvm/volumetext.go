@@ -11,7 +11,6 @@ import (
 type volumeTexts struct {
 	extent int64 // bytes: what was read with another is worth nothing
 	known  map[string]*volumeText
-	next   map[string]*volumeText // of the text that is being parsed
 }
 
 // volumeText is the section of one logical volume.
@@ -30,7 +29,7 @@ func (p *textParser) volume() (*volumeText, error) {
 		return nil, fmt.Errorf("a section is not closed")
 	}
 	text := p.text[p.pos:end]
-	v := p.volumes.known[text]
+	v := p.known[text]
 	if v == nil {
 		// A copy: else each volume would keep the whole text in which it was new.
 		text = strings.Clone(text)
@@ -45,7 +44,7 @@ func (p *textParser) volume() (*volumeText, error) {
 	if p.nodes += v.nodes; p.nodes > maxNodes {
 		return nil, fmt.Errorf("more than %d values", maxNodes)
 	}
-	p.volumes.next[v.text] = v
+	p.volumes[v.text] = v
 	p.pos = end + 1
 	return v, nil
 }

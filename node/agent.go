@@ -190,9 +190,6 @@ func (a *Agent) Reconcile(ctx context.Context) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name, r := range reports {
-		if errors.Is(r.err, pool.ErrPending) {
-			time.AfterFunc(pollPools, a.poke)
-		}
 		if old, known := a.reports[name]; !known || !r.equal(old) {
 			a.logReport(name, r)
 		}
@@ -212,9 +209,7 @@ func (a *Agent) reconcile(ctx context.Context, wanted []Wanted) map[string]repor
 				reports[w.Pool] = old
 			}
 		}
-		if errors.Is(err, pool.ErrPending) {
-			time.AfterFunc(pollPools, a.poke)
-		}
+		a.lookAgain(err)
 		return reports
 	}
 	// Without device-mapper lvm reports what it reads from the disks, and can do nothing.
@@ -259,7 +254,16 @@ func (a *Agent) reportOf(name string) (report, bool) {
 func (a *Agent) ensure(ctx context.Context, w Wanted, seen lvm.Report, blank []lvm.DevicePath) error {
 	ctx, cancel := context.WithTimeout(ctx, tendTime)
 	defer cancel()
-	return a.pools.Ensure(ctx, w.Profile.Spec(w.Pool), seen, blank)
+	err := a.pools.Ensure(ctx, w.Profile.Spec(w.Pool), seen, blank)
+	a.lookAgain(err)
+	return err
+}
+
+// lookAgain makes another reconciliation due soon if lvm was kept waiting.
+func (a *Agent) lookAgain(err error) {
+	if errors.Is(err, pool.ErrPending) {
+		time.AfterFunc(pollPools, a.poke)
+	}
 }
 
 // vet gives the disks that a pool may claim now.

@@ -23,27 +23,23 @@ type probe struct {
 // probe. It returns when all have answered or probeTime is over, and runs no process.
 func (m *Manager) Probe() {
 	deadline := time.After(probeTime)
+	var running []*probe
 	for _, p := range m.snapshot() {
 		for _, dev := range p.group.Devices {
-			m.startProbe(dev)
+			running = append(running, m.startProbe(dev))
 		}
 	}
-	m.mu.Lock()
-	var running []chan struct{}
-	for _, p := range m.probes {
-		running = append(running, p.done)
-	}
-	m.mu.Unlock()
-	for _, done := range running {
+	for _, p := range running {
 		select {
-		case <-done:
+		case <-p.done:
 		case <-deadline:
 			return
 		}
 	}
 }
 
-func (m *Manager) startProbe(dev lvm.DevicePath) {
+// startProbe begins one, or returns the one that hangs.
+func (m *Manager) startProbe(dev lvm.DevicePath) *probe {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	last := m.probes[dev]
@@ -51,7 +47,7 @@ func (m *Manager) startProbe(dev lvm.DevicePath) {
 		select {
 		case <-last.done:
 		default:
-			return // it hangs
+			return last
 		}
 	}
 	next := &probe{since: time.Now(), done: make(chan struct{})}
@@ -66,6 +62,7 @@ func (m *Manager) startProbe(dev lvm.DevicePath) {
 		next.err = err
 		close(next.done)
 	}()
+	return next
 }
 
 // diskFault says which disk of the pool does not read.

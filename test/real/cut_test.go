@@ -48,8 +48,15 @@ func TestPowerCuts(t *testing.T) {
 		acked = r.cut(boot, acked)
 	}
 	m, _, out := r.boot("cuts", "-boot", fmt.Sprint(*cuts), "-last", "-acked="+fmt.Sprint(acked))
-	go io.Copy(t.Output(), out) //nolint:errcheck // for people
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(t.Output(), out)
+		copied <- err
+	}()
 	pass(t, m)
+	if err := <-copied; err != nil {
+		t.Error(err)
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.by)) {
 		t.Logf("%4d %s", r.by[name], name)
 	}

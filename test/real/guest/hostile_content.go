@@ -19,9 +19,12 @@ import (
 )
 
 // lvmOutput runs lvm as the agent does, with its configuration.
-func lvmOutput(args ...string) (string, error) {
+func lvmOutput(args ...string) (string, error) { return lvmWith("/run/lamina/lvm", args...) }
+
+// lvmWith runs lvm with the configuration in a directory.
+func lvmWith(systemDir string, args ...string) (string, error) {
 	cmd := exec.Command("/usr/sbin/lvm", args...)
-	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LVM_SYSTEM_DIR=/run/lamina/lvm", "LVM_SUPPRESS_FD_WARNINGS=1"}
+	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LVM_SYSTEM_DIR=" + systemDir, "LVM_SUPPRESS_FD_WARNINGS=1"}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("lvm %s: %w: %s", strings.Join(args, " "), err, out)

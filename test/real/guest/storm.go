@@ -3,14 +3,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -331,12 +329,12 @@ func besideStorm(stop chan struct{}, home, spare string) error {
 		default:
 		}
 		for _, args := range [][]string{{"lvs", "-a", "-o", "+all"}, {"vgscan"}, {"pvs", "-a"}} {
-			if _, err := hostLVM(args...); err != nil {
+			if _, err := lvmWith(hostConfig, args...); err != nil {
 				return err
 			}
 			looks++
 		}
-		if _, err := hostLVM("pvmove", "--interval", "1", "--name", "thinpool_tmeta", home, spare); err != nil {
+		if _, err := lvmWith(hostConfig, "pvmove", "--interval", "1", "--name", "thinpool_tmeta", home, spare); err != nil {
 			return err
 		}
 		home, spare = spare, home
@@ -346,14 +344,3 @@ func besideStorm(stop chan struct{}, home, spare string) error {
 
 // hostConfig has no lvm.conf: all is as LVM's authors have it.
 const hostConfig = "/run/host-lvm"
-
-func hostLVM(args ...string) (string, error) {
-	var out bytes.Buffer
-	cmd := exec.Command("/usr/sbin/lvm", args...)
-	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LVM_SYSTEM_DIR=" + hostConfig, "LVM_SUPPRESS_FD_WARNINGS=1"}
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("lvm %s: %w: %s", strings.Join(args, " "), err, &out)
-	}
-	return out.String(), nil
-}
